@@ -1,0 +1,97 @@
+"""Training states and generator weights as files: save, load, last, best.
+
+`<stage>/checkpoints/step_00001000.pt` is everything a worker needs to go on; `<stage>/weights.pt` is what the
+next stages take: the network's config beside its weights, so that one file can be loaded alone. Both hold tensors
+and plain values only and are read with `weights_only=True`.
+"""
+
+import dataclasses
+import io
+import re
+from typing import Any
+
+import pydantic
+import torch
+from torch import nn
+
+from ranksr import storage
+from ranksr.config import Generator, RankerConfig, UserError
+from ranksr.models import build_generator, build_ranker
+
+STEP_FILE = re.compile(r"step_(\d{8})\.pt")
+
+
+def write(path: str, content: dict[str, Any]) -> None:
+    """torch.save, whole or not at all, local or s3."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    storage.write_bytes(path, buffer.getbuffer())
+
+
+def read(path: str) -> dict[str, Any]:
+    """torch.load to the CPU; never runs code from the file."""
+    return torch.load(io.BytesIO(storage.read_bytes(path)), map_location="cpu", weights_only=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoints:
+    """The training states of one stage, newest last; all but the newest `keep` are deleted."""
+
+    folder: str
+    keep: int
+
+    def steps(self) -> list[int]:
+        names = (STEP_FILE.fullmatch(name) for name, _ in storage.list_files(self.folder))
+        return sorted(int(match[1]) for match in names if match)
+
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        write(self._path(step), state)
+        for old in self.steps()[: -self.keep]:
+            storage.delete(self._path(old))
+
+    def load_last(self) -> dict[str, Any] | None:
+        """The newest state, or None before the first."""
+        steps = self.steps()
+        return read(self._path(steps[-1])) if steps else None
+
+    def _path(self, step: int) -> str:
+        return storage.join(self.folder, f"step_{step:08d}.pt")
+
+
+def save_generator(path: str, config: Generator, weights: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Write a generator's architecture and weights. `about`: step, metrics - for people."""
+    write(path, {"generator": config.model_dump(mode="json"), "state_dict": weights, "about": about})
+
+
+def load_generator(path: str) -> nn.Module:
+    """A generator from `save_generator`, frozen, in eval mode, on the CPU."""
+    content = read(path)
+    config: Generator = pydantic.TypeAdapter(Generator).validate_python(content["generator"])
+    return _frozen(build_generator(config), content["state_dict"])
+
+
+def save_ranker(path: str, config: RankerConfig, weights: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+    """Write a Ranker's config and weights."""
+    write(path, {"ranker": config.model_dump(mode="json"), "state_dict": weights, "about": about})
+
+
+def load_ranker(path: str) -> nn.Module:
+    """A Ranker from `save_ranker`, frozen, in eval mode, on the CPU."""
+    content = read(path)
+    return _frozen(build_ranker(RankerConfig.model_validate(content["ranker"])), content["state_dict"])
+
+
+def start_weights(path: str, config: Generator) -> dict[str, torch.Tensor]:
+    """Generator weights to start a training from. Raises UserError when the file is of another architecture."""
+    content = read(path)
+    found = pydantic.TypeAdapter(Generator).validate_python(content["generator"])
+    if found != config:
+        raise UserError(
+            f"{path} holds a generator {found}, not {config}; set the method's generator to match its start"
+        )
+    return content["state_dict"]
+
+
+def _frozen(network: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
+    network.load_state_dict(weights)
+    return network.requires_grad_(False).eval()

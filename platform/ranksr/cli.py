@@ -1,0 +1,196 @@
+"""The `ranksr` command, and what the jobs share: arguments, logging, errors, ray.init."""
+
+import argparse
+import json
+import logging
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from ranksr import storage
+from ranksr.config import Compute, Config, UserError, load_ablation, load_config
+
+log = logging.getLogger(__name__)
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
+"""Of a private Ray on this machine; Ray's own default is 30 % of the memory, more than a laptop likes to give."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point of `ranksr`."""
+    parser = argparse.ArgumentParser(prog="ranksr", description="RankSRGAN experiments on Ray.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (add, run) in COMMANDS.items():
+        about = (run.__doc__ or "").splitlines()[0]
+        command = commands.add_parser(name, help=about, description=about)
+        add(command)
+        command.set_defaults(run=run)
+    parsed = parser.parse_args(arguments)
+    return guarded(parsed.run, parsed)
+
+
+def job(name: str, about: str) -> int:
+    """What a file of jobs/ calls: the command of that name with its own help text."""
+    add, run = COMMANDS[name]
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add(parser)
+    return guarded(run, parser.parse_args())
+
+
+def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
+    """Exit code 2 and one line for a user's mistake; a crash keeps its traceback and exits with 1."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout, force=True
+    )
+    try:
+        return run(parsed)
+    except Exception as error:
+        mistake = _user_error(error)
+        if mistake is None:
+            raise
+        sys.stdout.flush()
+        print(f"ranksr: {mistake}", file=sys.stderr)
+        return 2
+
+
+def _user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an exception: Ray wraps what its workers raise."""
+    seen = 0
+    while error is not None and seen < 10:
+        if isinstance(error, UserError):
+            return error
+        failures = getattr(error, "worker_failures", None)
+        error = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error.__cause__
+        seen += 1
+    return None
+
+
+def _config_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file, e.g. configs/demo.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    parser.add_argument(
+        "--run", dest="root", metavar="DIR", help="run folder or s3://bucket/prefix (default: runs/NAME)"
+    )
+
+
+def _ablation_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", help="YAML file of the run, e.g. configs/demo.yaml")
+    parser.add_argument("ablation", help="YAML file of the ablation, e.g. configs/ablations/loss.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
+    parser.add_argument(
+        "--run", dest="root", metavar="DIR", help="run folder or s3://bucket/prefix (default: runs/NAME)"
+    )
+
+
+def full_pipeline(parsed: argparse.Namespace) -> int:
+    """Photographs in, report out; prints the results table."""
+    from ranksr import pipeline, report
+
+    context = open_run(parsed)
+    story = pipeline.run_pipeline(context, parsed.overrides)
+    print(report.results_table_text(story))
+    print(f"report: {context.run.path('report', 'index.html')}")
+    return 0
+
+
+def evaluate(parsed: argparse.Namespace) -> int:
+    """The stages up to the scores; prints the table."""
+    from ranksr import pipeline, report
+
+    context = open_run(parsed)
+    pipeline.build_stages(context, parsed.overrides)
+    print(report.results_table_text(pipeline.tell(context)))
+    return 0
+
+
+def ablation(parsed: argparse.Namespace) -> int:
+    """The run where it is not finished, then every trial; exit code 1 when a trial failed."""
+    from ranksr import ablation, pipeline
+
+    study, name = load_ablation(parsed.ablation), pathlib.Path(parsed.ablation).stem
+    context = open_run(parsed)
+    ablation.prepare(study, context.config, context.run, name)  # mistakes in the file first
+    pipeline.run_pipeline(context, parsed.overrides)
+    rows = ablation.run_ablation(study, context, name)
+    pipeline.write_report(context)
+    for row in rows:
+        scores = "  ".join(f"{score['test_set']} {score['metric']} {score['mean']:.3f}" for score in row["scores"])
+        print(f"{row['trial']:24s} {row['state']:7s} {scores or row['error']}")
+    print(f"report: {context.run.path('report', 'index.html')}")
+    return 0 if all(row["state"] == "done" for row in rows) else 1
+
+
+def open_run(parsed: argparse.Namespace) -> Any:
+    """The pipeline's context for parsed arguments: config loaded and checked, run folder named."""
+    from ranksr import pipeline
+    from ranksr.runs import Run
+
+    config = load_config(parsed.config, parsed.overrides)
+    pipeline.require_known(config)
+    root = storage.absolute(parsed.root or storage.join("runs", config.name))
+    if _job_config() and not storage.is_remote(root) and not os.path.isabs(parsed.root or ""):
+        log.warning("--run is relative: inside a submitted job that is Ray's copy of the working folder, %s", root)
+    started: list[bool] = []
+
+    def start_ray() -> None:
+        if not started:
+            init_ray(config, root)
+            started.append(True)
+
+    return pipeline.Context(config, Run(root), start_ray)
+
+
+def _job_config() -> dict[str, Any]:
+    """The runtime environment that `ray job submit` gave to this process; empty outside a job."""
+    raw = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    return (json.loads(raw).get("runtime_env") or {"job": True}) if raw else {}
+
+
+def init_ray(config: Config, root: str) -> None:
+    """Join the cluster of this job or of RAY_ADDRESS, else start a private Ray on this machine.
+
+    On a cluster the package travels with the job: nothing of ours is installed on the nodes.
+    """
+    # Train asks its workers for news this often; the default of 2 s would be waited for at every validation.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    job_env = _job_config()
+    joins = bool(job_env or os.environ.get("RAY_ADDRESS"))
+    if not joins:
+        # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Its workers inherit our environment.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    import ray
+    import ray.data
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
+    if not joins:
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    elif not (job_env.get("py_modules") or "platform" in (job_env.get("env_vars") or {}).get("PYTHONPATH", "")):
+        options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
+    ray.init(**options)
+    require_shared_root(config.compute, root)
+
+
+def require_shared_root(compute: Compute, root: str) -> None:
+    """Raise UserError when a local run folder would be a different folder on every node."""
+    import ray
+
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 and not storage.is_remote(root) and not compute.shared_filesystem:
+        raise UserError(
+            f"--run {root} is a local folder, and the cluster has {nodes} nodes: use --run s3://bucket/prefix, "
+            "or set compute.shared_filesystem=true where every node sees the same files"
+        )
+
+
+COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "full_pipeline": (_config_arguments, full_pipeline),
+    "evaluate": (_config_arguments, evaluate),
+    "ablation": (_ablation_arguments, ablation),
+}

@@ -1,0 +1,379 @@
+"""Every config model, how a YAML file becomes one, and the one grammar for overrides.
+
+A config is a typed, frozen value that is checked once and passed down. A YAML file may name one `base:`
+whose mappings it changes key by key (lists are replaced whole, `null` removes a method). The same grammar,
+`key.path=value`, serves the command line and the trials of an ablation.
+"""
+
+import pathlib
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import pydantic
+import yaml
+
+from ranksr import config_checks
+
+SCALE = 4
+"""The only magnification: the paper's x4, two pixel shuffles in every generator."""
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: the message names the thing, the value and the remedy."""
+
+
+class Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+Checked = TypeVar("Checked", bound=Section)
+PositiveInt = Annotated[int, pydantic.Field(gt=0)]
+NonNegative = Annotated[float, pydantic.Field(ge=0)]
+Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+
+
+class Data(Section):
+    hr: str
+    """HR photographs: a folder, `s3://bucket/prefix`, or `skimage:NAME,NAME` (photographs in scikit-image's wheel)."""
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    """What to do with a file that cannot be read: list it in rejected.parquet, or stop."""
+    max_bad_fraction: Fraction = 0.1
+    """With `skip`: the largest fraction of bad files that is still taken for an accident."""
+    val_fraction: Fraction
+    """Fraction of the *images* (never of the patches) held out for validation. Paper 4.1: 10 %."""
+    sub_image_px: PositiveInt = 480
+    """HR side of the sub-images that training crops from; a 2K photograph is never decoded for one crop."""
+    sub_image_stride_px: PositiveInt = 240
+    """Step of the sub-image grid; the last column and row are moved inwards to touch the border."""
+    images_per_part: PositiveInt = 4
+    """Photographs in one Parquet file and one Ray task: the work that a crash can cost."""
+
+
+class TestSet(Section):
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    hr: str
+    """Same forms as `data.hr`."""
+    lr: str | None = None
+    """Folder with the LR images under the HR file names; absent: made by MATLAB-compatible bicubic."""
+
+
+class Scoring(Section):
+    profile: Literal["pirm", "gray"] = "pirm"
+    """Colour and border protocol. pirm (paper 4.1, PIRM-2018): Y of rgb2ycbcr, rounded, 4 px shaved."""
+    niqe_model: str
+    """NIQE's pristine model: `published` (downloaded once), a .mat or .npz file, or `fit` (on `data.hr`)."""
+    ma_model: str | None = None
+    """Ma's regression model: `published`, a file, `fit`, or null: Ma and PI are not computed."""
+    metrics: tuple[str, ...] = ("niqe", "psnr")
+    """Columns of the evaluation tables, in this order."""
+
+
+class Perceptual(Section):
+    network: Literal["vgg19", "squeezenet"] = "vgg19"
+    """vgg19: conv5_4 before ReLU (paper 3.3); squeezenet: SqueezeNet 1.0, for CPUs and tests."""
+    weights: str
+    """`published` (torchvision's file, downloaded once), a file or s3 URI in torchvision's format, or `random`."""
+    criterion: Literal["mse", "l1"]
+    """mse: Eq. 7, mean of squared differences; l1: the authors' code."""
+
+
+class Discriminator(Section):
+    features: PositiveInt = 64
+    hidden: PositiveInt = 100
+    """Width of the layer before the logit (authors' code: 512*9*9-100-1 at 296 px)."""
+
+
+class SRResNet(Section):
+    arch: Literal["srresnet"]
+    features: PositiveInt = 64
+    blocks: PositiveInt = 16
+    skip: Literal["none", "bilinear"] = "none"
+    """bilinear: the network learns what is added to the bilinear image (MSRResNet); none: the paper's."""
+
+
+class RRDBNet(Section):
+    arch: Literal["rrdbnet"]
+    features: PositiveInt = 64
+    blocks: PositiveInt = 23
+    growth: PositiveInt = 32
+
+
+class FSRCNN(Section):
+    arch: Literal["fsrcnn"]
+    features: PositiveInt = 56
+    shrink: PositiveInt = 12
+    blocks: PositiveInt = 4
+
+
+Generator = Annotated[SRResNet | RRDBNet | FSRCNN, pydantic.Field(discriminator="arch")]
+
+
+class Weights(Section):
+    """Weights of the loss terms. They decide the method; a network whose weight is 0 is not built."""
+
+    pixel: NonNegative = 0.0
+    perceptual: NonNegative = 0.0
+    adversarial: NonNegative = 0.0
+    rank_content: NonNegative = 0.0
+
+
+class RankContent(Section):
+    reduction: Literal["mean", "sum"]
+    """mean: Eq. 9 and 12 for a batch; sum: the authors' code, where 0.03 at batch 8 acts like 0.24."""
+    ranker_bn: Literal["running", "batch"]
+    """running: the frozen Ranker in eval mode; batch: the authors' code, statistics of the fake batch."""
+
+
+class Training(Section):
+    steps: PositiveInt
+    batch_size: PositiveInt
+    """Over all workers."""
+    learning_rate: Annotated[float, pydantic.Field(gt=0)]
+    beta1: Fraction = 0.9
+    beta2: Fraction
+    weight_decay: NonNegative = 0.0
+    milestones: tuple[PositiveInt, ...] = ()
+    """Steps after which the learning rate is multiplied by `gamma`."""
+    gamma: Fraction = 0.5
+    validate_every_steps: PositiveInt
+    """The last step is always validated."""
+    checkpoint: Literal["last", "best"] = "last"
+    """Which weights the next stages take; best: by `best_metric` on the validation images."""
+    best_metric: str | None = None
+    """A validation metric, e.g. niqe, psnr, srocc; its direction is known."""
+
+    @pydantic.model_validator(mode="after")
+    def _best_has_a_metric(self) -> Self:
+        if self.checkpoint == "best" and self.best_metric is None:
+            raise ValueError("checkpoint=best needs best_metric: name a validation metric, e.g. best_metric=niqe")
+        return self
+
+
+class Method(Section):
+    """One way to train a generator: srresnet, srgan, esrgan, ranksrgan ... are values of this type."""
+
+    generator: Generator
+    start: str | None = None
+    """Where the generator's weights come from: another method of this config, a weights file, or null (He init)."""
+    weights: Weights
+    pixel_criterion: Literal["l1", "mse"] = "l1"
+    adversarial: Literal["vanilla", "relativistic"] = "vanilla"
+    """vanilla: Eq. 5 and 8 (BCE with logits); relativistic: ESRGAN's average discriminator."""
+    hr_patch_px: PositiveInt
+    """Side of the training crop; paper 4.2: 296 (LR 74)."""
+    train: Training
+
+
+class RankDataset(Section):
+    hr: str | None = None
+    """Photographs of the rank dataset, same forms as `data.hr`; null: `data.hr`. Paper 4.1: DIV2K + Flickr2K."""
+    methods: tuple[str, ...]
+    """What each location is shown by: methods of this config, `bicubic`; `hr` is always added."""
+    patch_px: PositiveInt
+    stride_px: PositiveInt
+    min_sigma: NonNegative = 0.0
+    """Keep a location only if its mean local sigma in HR reaches this (grey levels; authors' code 4.2075). 0: off."""
+    max_locations_per_image: int = 0
+    """Cap per image, spread over it evenly (authors' code 200). 0: off."""
+
+
+class RankerConfig(Section):
+    metric: str
+    """What the Ranker learns to order by: niqe, ma, pi or pyiqa:NAME."""
+    methods: tuple[str, ...]
+    """Which of the stored methods it compares; every rank dataset holds `hr` as well."""
+    min_gap: NonNegative = 0.0
+    """Pairs must differ by more than this on the label metric (authors' code 0.1). 0: ties only are left out."""
+    target: Literal["rank", "regression", "method"]
+    """rank: Eq. 4; regression: MSE on the score (Tables 5, 6); method: order of the methods, not of scores (Fig. 4)."""
+    features: PositiveInt = 64
+    hidden: PositiveInt = 100
+    margin: NonNegative = 0.5
+    clamp: float | None = None
+    """Training only: scores are clamped to +- this (authors' code 5)."""
+    train: Training
+
+
+class Evaluation(Section):
+    methods: tuple[str, ...]
+    """Rows of the tables and columns of the pictures: methods of this config, `bicubic`, `hr`."""
+
+
+class Validation(Section):
+    num_patches: PositiveInt
+    """Sub-images of the validation photographs used at every validation; never the test sets."""
+
+
+class Compute(Section):
+    """What a run uses. Not part of any fingerprint: another machine continues the same run."""
+
+    num_workers: PositiveInt = 1
+    cpus_per_worker: Annotated[float, pydantic.Field(gt=0)] = 1
+    gpus_per_worker: NonNegative = 0
+    threads_per_worker: PositiveInt = 1
+    """Intra-op threads of torch in a training worker."""
+    loader_threads: PositiveInt = 1
+    upscale_actors: PositiveInt = 1
+    gpus_per_upscaler: NonNegative = 0
+    log_every_steps: PositiveInt = 100
+    checkpoint_every_steps: PositiveInt = 5000
+    keep_checkpoints: PositiveInt = 2
+    max_failures: int = 3
+    """How often a training stage restarts from its last checkpoint by itself when a worker dies."""
+    shared_filesystem: bool = False
+    """Say true when local paths are the same files on every node (NFS); else a cluster needs an s3:// run."""
+    max_concurrent_trials: PositiveInt | None = None
+    """Upper bound for trials side by side; null: as many as the CPUs and GPUs carry."""
+
+
+class Config(Section):
+    name: str
+    seed: int
+    data: Data
+    test_sets: tuple[TestSet, ...]
+    scoring: Scoring
+    validation: Validation
+    perceptual: Perceptual
+    discriminator: Discriminator = Discriminator()
+    rank_content: RankContent
+    methods: dict[Annotated[str, pydantic.Field(pattern=r"^[a-z0-9_]+$")], Method]
+    rank_dataset: RankDataset
+    ranker: RankerConfig
+    evaluation: Evaluation
+    compute: Compute = Compute()
+
+    @pydantic.model_validator(mode="after")
+    def _cross_checks(self) -> Self:
+        config_checks.check(self, SCALE)
+        return self
+
+    def select(self, *paths: str) -> dict[str, Any]:
+        """The settings under these dotted paths, flat: `{"methods.srgan.train.steps": 100, ...}`."""
+        dumped = self.model_dump(mode="json")
+        flat: dict[str, Any] = {}
+        for path in paths:
+            node = dumped
+            for key in path.split("."):
+                node = node[key]
+            _flatten(path, node, flat)
+        return flat
+
+    def with_overrides(self, overrides: list[str] | tuple[str, ...]) -> "Config":
+        """A changed, checked copy. `overrides` are `key.path=value`, the value in YAML."""
+        return _validated(_override(self.model_dump(mode="json"), overrides), "the overrides")
+
+
+class Trial(Section):
+    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    overrides: tuple[str, ...] = ()
+    """`key.path=value`, what this trial changes."""
+
+
+class Ablation(Section):
+    about: str
+    """What it reproduces."""
+    method: str
+    """The method whose scores the trials are compared by."""
+    common: tuple[str, ...] = ()
+    """Overrides of every trial."""
+    trials: tuple[Trial, ...]
+
+    @pydantic.model_validator(mode="after")
+    def _names_are_unique(self) -> Self:
+        names = [trial.name for trial in self.trials]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"trials need different names, at least one: {', '.join(names) or 'there is none'}")
+        return self
+
+
+def load_ablation(path: str | pathlib.Path) -> Ablation:
+    """Read the YAML file of an ablation."""
+    return _checked(Ablation, load_mapping(path), str(path))
+
+
+def load_config(path: str | pathlib.Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    """Read a YAML file and its `base:` (relative to it), apply `key.path=value` overrides, check everything."""
+    return _validated(_override(_read_yaml(pathlib.Path(path)), overrides), str(path))
+
+
+def load_mapping(path: str | pathlib.Path) -> dict[str, Any]:
+    """Read one YAML file that must hold a mapping; errors name the file."""
+    try:
+        loaded = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read config {path}: {error.strerror}; give the path of a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} holds no mapping but {type(loaded).__name__}; see configs/demo.yaml")
+    return loaded
+
+
+def _read_yaml(path: pathlib.Path, seen: tuple[pathlib.Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise UserError(f"{path}: base leads back to itself through {' -> '.join(map(str, seen))}")
+    loaded = load_mapping(path)
+    base = loaded.pop("base", None)
+    if base is None:
+        return loaded
+    return _merge(_read_yaml(path.parent / str(base), (*seen, path.resolve())), loaded)
+
+
+def _merge(base: Any, change: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(change, dict)):
+        return change
+    # Another architecture is another set of keys: nothing of the old one may linger.
+    if "arch" in change and change["arch"] != base.get("arch"):
+        return change
+    return {**base, **{key: _merge(base.get(key), value) for key, value in change.items()}}
+
+
+def _override(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise UserError(f"override {override!r} is not key.path=value, e.g. ranker.train.steps=1000")
+        try:
+            change = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UserError(f"override {override!r}: the value is not YAML") from error
+        for part in reversed(key.split(".")):
+            change = {part: change}
+        tree = _merge(tree, change)
+    return tree
+
+
+def _validated(tree: dict[str, Any], source: str) -> Config:
+    methods = tree.get("methods")
+    if isinstance(methods, dict):
+        tree = {**tree, "methods": {name: value for name, value in methods.items() if value is not None}}
+    return _checked(Config, tree, source)
+
+
+def _checked(model: type[Checked], tree: dict[str, Any], source: str) -> Checked:
+    try:
+        return model.model_validate(tree)
+    except pydantic.ValidationError as error:
+        raise UserError("; ".join(_describe(item, source) for item in error.errors())) from None
+
+
+def _describe(item: Any, source: str) -> str:
+    key = ".".join(
+        str(part) for part in item["loc"] if part not in ("srresnet", "rrdbnet", "fsrcnn") or part in item["loc"][:2]
+    )
+    match item["type"]:
+        case "extra_forbidden":
+            return f"{source}: unknown key {key}; remove it or correct its spelling (the keys are in ranksr/config.py)"
+        case "missing":
+            return f"{source}: key {key} is missing; add it (configs/demo.yaml has every key)"
+        case "value_error":
+            return f"{source}: {key + ': ' if key else ''}{item['ctx']['error']}"
+        case _:
+            return f"{source}: {key}={item['input']!r}: {item['msg'].lower()}"
+
+
+def _flatten(prefix: str, node: Any, flat: dict[str, Any]) -> None:
+    if isinstance(node, dict):
+        for key, value in node.items():
+            _flatten(f"{prefix}.{key}", value, flat)
+    else:
+        flat[prefix] = node

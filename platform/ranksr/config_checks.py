@@ -1,0 +1,101 @@
+"""What must hold between several keys of a config; every message names the keys. Called by `Config` itself."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ranksr.config import Config
+
+RESERVED_METHODS = ("lr", "hr", "bicubic", "patches", "rank_dataset", "ranker", "evaluation", "report", "ablation")
+
+
+def check(config: "Config", scale: int) -> None:
+    """Raise ValueError naming the keys that do not fit together. `scale`: the magnification of every generator."""
+    _check_methods(config)
+    _check_sizes(config, scale)
+
+
+def _check_methods(config: "Config") -> None:
+    for name, method in config.methods.items():
+        if name in RESERVED_METHODS:
+            raise ValueError(
+                f"methods.{name}: the name is taken by ranksr; choose another than {', '.join(RESERVED_METHODS)}"
+            )
+        if not any(value > 0 for _, value in method.weights):
+            raise ValueError(f"methods.{name}.weights are all 0: give at least one loss term a weight")
+        _check_start(config, name)
+    known = {*config.methods, "bicubic", "hr"}
+    for key, names in (
+        ("rank_dataset.methods", config.rank_dataset.methods),
+        ("evaluation.methods", config.evaluation.methods),
+    ):
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"{key} names {unknown[0]!r}, which is none of {', '.join(sorted(known))}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"{key} names a method twice: {', '.join(names)}")
+    stored = {*config.rank_dataset.methods, "hr"}
+    if unknown := [name for name in config.ranker.methods if name not in stored]:
+        raise ValueError(
+            f"ranker.methods names {unknown[0]!r}, which is not in rank_dataset.methods ({', '.join(sorted(stored))})"
+        )
+    if len(set(config.ranker.methods)) < 2:
+        raise ValueError("ranker.methods needs at least two different methods to compare")
+    for name in config.rank_dataset.methods:
+        if _needs_ranker(config, name):
+            raise ValueError(
+                f"rank_dataset.methods names {name!r}, which needs the Ranker "
+                f"(methods.{name}.weights.rank_content > 0), which needs the rank dataset: leave it out"
+            )
+
+
+def _check_start(config: "Config", name: str) -> None:
+    chain = [name]
+    while (start := config.methods[chain[-1]].start) in config.methods:
+        if config.methods[start].generator != config.methods[chain[-1]].generator:
+            raise ValueError(
+                f"methods.{chain[-1]}.generator differs from methods.{start}.generator, from which it starts"
+            )
+        if start in chain:
+            raise ValueError(f"methods.{name}.start leads back to itself: {' -> '.join([*chain, start])}")
+        chain.append(start)
+    if start is not None and "/" not in start and "." not in start:
+        raise ValueError(
+            f"methods.{chain[-1]}.start={start!r} is neither one of methods.* nor the path of a weights file"
+        )
+
+
+def _needs_ranker(config: "Config", name: str | None) -> bool:
+    method = config.methods.get(name or "")
+    return method is not None and (method.weights.rank_content > 0 or _needs_ranker(config, method.start))
+
+
+def _check_sizes(config: "Config", scale: int) -> None:
+    workers = config.compute.num_workers
+    trainings = {f"methods.{name}": method.train for name, method in config.methods.items()} | {
+        "ranker": config.ranker.train
+    }
+    for key, training in trainings.items():
+        if training.batch_size % workers:
+            raise ValueError(
+                f"{key}.train.batch_size={training.batch_size} is not a multiple of compute.num_workers={workers}"
+            )
+    for key, size in (
+        ("data.sub_image_px", config.data.sub_image_px),
+        ("data.sub_image_stride_px", config.data.sub_image_stride_px),
+    ):
+        if size % scale:
+            raise ValueError(f"{key}={size} is not a multiple of {scale}")
+    for name, method in config.methods.items():
+        size = method.hr_patch_px
+        if size % scale or size > config.data.sub_image_px:
+            raise ValueError(
+                f"methods.{name}.hr_patch_px={size} must be a multiple of {scale} "
+                f"and at most data.sub_image_px={config.data.sub_image_px}"
+            )
+        if (method.weights.adversarial > 0 or method.weights.rank_content > 0) and size < 32:
+            raise ValueError(
+                f"methods.{name}.hr_patch_px={size} is under 32, the smallest input of the discriminator and the Ranker"
+            )
+    if config.rank_dataset.patch_px < 32:
+        raise ValueError(
+            f"rank_dataset.patch_px={config.rank_dataset.patch_px} is under 32, the Ranker's smallest input"
+        )

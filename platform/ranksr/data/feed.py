@@ -1,0 +1,136 @@
+"""What training draws its batches from: deterministic feeds that a step number alone addresses.
+
+Sample n of a training is decided by (seed, n) and nothing else: which sub-image or location, which crop, which
+flip. A batch is the samples step*B .. step*B+B-1, and worker w takes its slice. So a resumed run, and a run with
+another number of workers, sees the same samples, and there is no data position to save.
+"""
+
+import collections
+import concurrent.futures
+import functools
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ranksr import images, storage
+from ranksr.config import SCALE
+from ranksr.data.rank_dataset import Labels
+
+Batch = dict[str, torch.Tensor]
+T = TypeVar("T")
+
+
+class SubImages:
+    """The LR and HR sub-images of one split, kept as PNG in memory and decoded when drawn."""
+
+    def __init__(self, folder: str, split: str) -> None:
+        table = storage.read_table(folder)
+        table = table.filter(pa.compute.equal(table["split"], split))
+        self._lr, self._hr = table["lr"], table["hr"]
+
+    def __len__(self) -> int:
+        return len(self._hr)
+
+    def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """LR and HR, uint8 HWC RGB."""
+        return images.decode(self._lr[index].as_py()), images.decode(self._hr[index].as_py())
+
+
+class Order:
+    """An endless sequence of indices below `size`: every epoch is a new permutation."""
+
+    def __init__(self, size: int, seed: int) -> None:
+        self.size = size
+        self._permutation = functools.lru_cache(maxsize=2)(
+            lambda epoch: np.random.default_rng([seed, 1, epoch]).permutation(size)
+        )
+
+    def __getitem__(self, sample: int) -> int:
+        return int(self._permutation(sample // self.size)[sample % self.size])
+
+
+class CropFeed:
+    """Random aligned crops of LR and HR with the eight flips and rotations, for the generators."""
+
+    def __init__(self, store: SubImages, hr_patch_px: int, seed: int) -> None:
+        self._store, self._size, self._seed = store, hr_patch_px, seed
+        self._order = Order(len(store), seed)
+
+    def batch(self, samples: range) -> Batch:
+        """{"lr": (B, 3, p/4, p/4), "hr": (B, 3, p, p)} float32 in [0, 1]."""
+        pairs = [self._crop(sample) for sample in samples]
+        return {
+            "lr": torch.stack([images.to_tensor(lr) for lr, _ in pairs]),
+            "hr": torch.stack([images.to_tensor(hr) for _, hr in pairs]),
+        }
+
+    def _crop(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
+        lr, hr = self._store.pair(self._order[sample])
+        rng = np.random.default_rng([self._seed, 2, sample])
+        size = self._size // SCALE
+        y, x = (int(rng.integers(side - size + 1)) for side in lr.shape[:2])
+        turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+        lr = lr[y : y + size, x : x + size]
+        hr = hr[y * SCALE : (y + size) * SCALE, x * SCALE : (x + size) * SCALE]
+        return _turn(lr, turns, mirror), _turn(hr, turns, mirror)
+
+
+def _turn(image: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
+    image = np.rot90(image, turns)
+    return image[:, ::-1] if mirror else image
+
+
+class PairFeed:
+    """Pairs of patches of one location, for the Ranker."""
+
+    def __init__(self, labels: Labels, seed: int) -> None:
+        self._labels, self._seed = labels, seed
+        self._useful = [location for location in range(len(labels.values)) if labels.pairs(location)]
+        self._order = Order(len(self._useful), seed)
+
+    def __len__(self) -> int:
+        """Locations with at least one pair that carries information."""
+        return len(self._useful)
+
+    def batch(self, samples: range) -> Batch:
+        """{"first", "second": (B, 3, H, W) in [0, 1]; "metric_first", "metric_second": (B,), lower is better}, float32."""
+        drawn = []
+        for sample in samples:
+            location = self._useful[self._order[sample]]
+            rng = np.random.default_rng([self._seed, 3, sample])
+            pairs = self._labels.pairs(location)
+            first, second = rng.permutation(pairs[int(rng.integers(len(pairs)))])
+            drawn.append((location, int(first), int(second)))
+        values = self._labels.values
+        return {
+            "first": torch.stack([images.to_tensor(self._labels.patch(at, first)) for at, first, _ in drawn]),
+            "second": torch.stack([images.to_tensor(self._labels.patch(at, second)) for at, _, second in drawn]),
+            "metric_first": torch.tensor([values[at, first] for at, first, _ in drawn], dtype=torch.float32),
+            "metric_second": torch.tensor([values[at, second] for at, _, second in drawn], dtype=torch.float32),
+        }
+
+
+def shard(step: int, batch_size: int, worker_rank: int, num_workers: int) -> range:
+    """The sample numbers that one worker takes of one step's batch."""
+    each = batch_size // num_workers
+    first = step * batch_size + worker_rank * each
+    return range(first, first + each)
+
+
+def prefetch(make: Callable[[int], T], steps: range, threads: int) -> Iterator[T]:
+    """make(step) for every step, in order, computed ahead by `threads` threads."""
+    with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
+        waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
+        try:
+            for step in steps:
+                waiting.append(pool.submit(make, step))
+                if len(waiting) > 2 * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()

@@ -1,0 +1,34 @@
+"""What the jobs need to score images: which metrics, under which profile, with which models."""
+
+import dataclasses
+
+import numpy as np
+
+from ranksr import metrics
+from ranksr.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """The scoring part of a config with `published` and `fit` resolved to files; travels to every worker."""
+
+    profile: str
+    niqe_model: str
+    ma_model: str | None
+
+    def score(
+        self, image: np.ndarray, names: tuple[str, ...], reference: np.ndarray | None = None
+    ) -> dict[str, metrics.Score]:
+        """Scores of one uint8 HWC RGB image by metric name; a bad image has NaN and a reason."""
+        models = metrics.load_models(self.niqe_model, self.ma_model)  # cached: once per process
+        return metrics.score(image, names, models, self.profile, reference)
+
+
+def raw_metrics(config: Config) -> tuple[str, ...]:
+    """The metrics stored in the rank dataset. PI is derived from NIQE and Ma, never stored."""
+    names = ["niqe"]
+    if config.scoring.ma_model is not None:
+        names.append("ma")
+    if config.ranker.metric.startswith("pyiqa:"):
+        names.append(config.ranker.metric)
+    return tuple(names)

@@ -1,0 +1,103 @@
+"""Stage `evaluation`: every method on every test set, as scores and as pictures."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import pyarrow as pa
+
+from ranksr import images, storage
+from ranksr.config import TestSet, UserError
+from ranksr.data import parts, sources
+from ranksr.data.score import Judge
+from ranksr.data.upscale import UpscaleActors
+from ranksr.metrics import metric_info
+
+SCHEMA = pa.schema(
+    [
+        ("method", pa.string()),
+        ("test_set", pa.string()),
+        ("image", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+        ("reason", pa.string()),
+    ]
+)
+"""Long form: one row per method, image and metric; a value that is NaN has a reason."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Score:
+    test_set: str
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    judge: Judge
+    pictures: str
+
+    def __call__(self, part: parts.Row) -> parts.Row:
+        rows: list[parts.Row] = []
+        for photo in part.pop("images"):
+            pictures = dict(zip(self.methods, photo["pngs"], strict=True))
+            for method, png in pictures.items():
+                storage.write_bytes(storage.join(self.pictures, method, f"{photo['image_id']}.png"), png)
+            hr = images.decode(pictures["hr"])
+            for method in self.methods:
+                if method != "lr":
+                    rows += self._rows(photo["image_id"], method, images.decode(pictures[method]), hr)
+        return {**part, "rows": rows, "counts": {}}
+
+    def _rows(self, image_id: str, method: str, sr: Any, hr: Any) -> list[parts.Row]:
+        # An image compared with itself has no PSNR worth a number.
+        names = tuple(name for name in self.metrics if method != "hr" or not metric_info(name).needs_reference)
+        about = {"method": method, "test_set": self.test_set, "image": image_id}
+        return [
+            {**about, "metric": name, "value": score.value, "reason": score.reason}
+            for name, score in self.judge.score(sr, names, hr).items()
+        ]
+
+
+def evaluate(
+    folder: str,
+    test_sets: tuple[TestSet, ...],
+    weights: Mapping[str, str],
+    names: tuple[str, ...],
+    judge: Judge,
+    actors: UpscaleActors,
+) -> dict[str, Any]:
+    """Score `weights` (method -> `bicubic`, `hr` or weights file) on every test set.
+
+    Writes <folder>/scores.parquet and <folder>/images/<test_set>/<method>/<image>.png, `lr` and `hr` included.
+    Raises UserError for a test image that cannot be used: a benchmark with images missing is another benchmark.
+    """
+    methods = {"lr": "lr", **weights, "hr": "hr"}
+    for test_set in test_sets:
+        part_folder = storage.join(folder, "parts", test_set.name)
+        score = _Score(test_set.name, tuple(methods), names, judge, storage.join(folder, "images", test_set.name))
+        photos = sources.list_photos(test_set.hr)
+        lr_paths = _matched(test_set, photos)
+        parts.run_job(
+            f"evaluation on {test_set.name}",
+            photos,
+            per_part=2,
+            make=score,
+            sink=parts.PartSink(part_folder, SCHEMA),
+            actors=actors.of(methods, smallest_px=16, lr_paths=lr_paths),
+        )
+        parts.collect(part_folder, on_bad="fail", max_bad_fraction=0)
+    tables = [storage.read_table(storage.join(folder, "parts", test_set.name)) for test_set in test_sets]
+    scores = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
+    storage.write_table(storage.join(folder, "scores.parquet"), scores)
+    return {"images": {test_set.name: len(sources.list_photos(test_set.hr)) for test_set in test_sets}}
+
+
+def _matched(test_set: TestSet, photos: list[sources.Photo]) -> dict[str, str] | None:
+    """The LR file of every HR image, matched by name."""
+    if test_set.lr is None:
+        return None
+    found = {photo.image_id: photo.path for photo in sources.list_photos(test_set.lr)}
+    if missing := [photo.image_id for photo in photos if photo.image_id not in found]:
+        raise UserError(
+            f"test set {test_set.name}: {test_set.lr} has no LR image for {', '.join(missing[:3])} "
+            f"({len(missing)} missing); name LR files as in {test_set.hr}, or leave lr out to make them"
+        )
+    return found

@@ -1,0 +1,153 @@
+"""Images: files to uint8 HWC RGB and back, to float32 NCHW and back, MATLAB's bicubic and luma, patch grids.
+
+Outside networks an image is a uint8 HWC RGB array; inside networks it is a float32 NCHW RGB tensor in [0, 1].
+Only this file converts.
+"""
+
+import functools
+
+import cv2
+import numpy as np
+import torch
+
+from ranksr.config import SCALE
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Decode an image file to uint8 HWC RGB: 16 bits become 8, grey and palette become RGB, alpha is dropped,
+    the EXIF orientation is applied. Raises ValueError with a reason for anything that is no whole image."""
+    if not data:
+        raise ValueError("the file is empty")
+    buffer = np.frombuffer(data, np.uint8)
+    try:
+        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
+    except cv2.error as error:
+        raise ValueError(f"the image cannot be decoded: {error.err}") from error
+    if image is None:
+        raise ValueError("the file is no image that OpenCV can read")
+    return image
+
+
+def encode_png(image: np.ndarray) -> bytes:
+    """Encode uint8 HWC RGB as PNG, the same bytes for the same pixels."""
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    assert done
+    return data.tobytes()
+
+
+def crop_to_multiple(image: np.ndarray, multiple: int = SCALE) -> np.ndarray:
+    """Cut the right and lower rest off, so that both sides are multiples. HWC or HW."""
+    height, width = image.shape[0] // multiple * multiple, image.shape[1] // multiple * multiple
+    if not height or not width:
+        raise ValueError(f"the image is {image.shape[1]}x{image.shape[0]} px, under {multiple} px on a side")
+    return image[:height, :width]
+
+
+def shave(image: np.ndarray, border_px: int) -> np.ndarray:
+    """Cut `border_px` off every side. HWC or HW."""
+    return image[border_px : image.shape[0] - border_px, border_px : image.shape[1] - border_px]
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Y of MATLAB's rgb2ycbcr for uint8: 16..235, rounded. uint8 HWC RGB (or HW, taken for R = G = B) to uint8 HW."""
+    weights = np.array([65.481, 128.553, 24.966]) / 255
+    return np.round(_weigh(image, weights) + 16).astype(np.uint8)
+
+
+def matlab_gray(image: np.ndarray) -> np.ndarray:
+    """MATLAB's rgb2gray for uint8, rounded. uint8 HWC RGB (or HW, unchanged) to uint8 HW."""
+    if image.ndim == 2:
+        return image
+    return np.round(_weigh(image, np.array([0.298936021293775, 0.587043074451121, 0.114020904255103]))).astype(np.uint8)
+
+
+def _weigh(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    pixels = image.astype(np.float64)
+    return pixels * weights.sum() if image.ndim == 2 else pixels @ weights
+
+
+def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """MATLAB's imresize(image, [height width], 'bicubic'): a = -0.5, antialiased when shrinking.
+
+    HWC or HW; uint8 stays uint8 and is rounded after each dimension, as MATLAB does; floating becomes float64.
+    The border pixel is repeated outwards: with that the published Set14 LR images come out exactly, while the
+    mirrored edges of newer MATLAB releases miss their border rows by up to 12 grey levels.
+    """
+    result = image
+    scales = (height / image.shape[0], width / image.shape[1])
+    for axis in np.argsort(scales, kind="stable"):  # MATLAB begins with the dimension that shrinks most
+        indices, weights = _bicubic_taps(image.shape[axis], (height, width)[axis])
+        rows = np.moveaxis(result, axis, 0).astype(np.float64)
+        total = np.zeros((indices.shape[0], *rows.shape[1:]))
+        for tap in range(indices.shape[1]):
+            total += weights[:, tap].reshape(-1, *([1] * (rows.ndim - 1))) * rows[indices[:, tap]]
+        result = np.moveaxis(total, 0, axis)
+        if image.dtype == np.uint8:
+            result = np.floor(np.clip(result, 0, 255) + 0.5).astype(np.uint8)  # MATLAB rounds halves up
+    return np.ascontiguousarray(result)
+
+
+def downscale(image: np.ndarray) -> np.ndarray:
+    """The LR image of an HR image whose sides are multiples of 4."""
+    return resize_bicubic(image, image.shape[0] // SCALE, image.shape[1] // SCALE)
+
+
+def upscale_bicubic(image: np.ndarray) -> np.ndarray:
+    """The `bicubic` method: the LR image, 4 times as large."""
+    return resize_bicubic(image, image.shape[0] * SCALE, image.shape[1] * SCALE)
+
+
+@functools.lru_cache(maxsize=128)
+def _bicubic_taps(size: int, target: int) -> tuple[np.ndarray, np.ndarray]:
+    """Source indices and weights, both (target, taps), of a 1-D resize."""
+    scale = target / size
+    stretch = min(scale, 1.0)  # a wider kernel when shrinking is the antialiasing
+    centre = (np.arange(target) + 0.5) / scale - 0.5
+    first = np.floor(centre - 2 / stretch).astype(int)
+    positions = first[:, None] + np.arange(int(np.ceil(4 / stretch)) + 2)
+    weights = _cubic(stretch * (centre[:, None] - positions))
+    weights /= weights.sum(axis=1, keepdims=True)
+    used = weights.any(axis=0)
+    return np.clip(positions, 0, size - 1)[:, used], weights[:, used]
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    a = np.abs(x)
+    near = 1.5 * a**3 - 2.5 * a**2 + 1
+    far = -0.5 * a**3 + 2.5 * a**2 - 4 * a + 2
+    return np.where(a <= 1, near, np.where(a <= 2, far, 0.0))
+
+
+def to_tensor(image: np.ndarray) -> torch.Tensor:
+    """uint8 HWC RGB to float32 CHW in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+
+
+def to_image(tensor: torch.Tensor) -> np.ndarray:
+    """Float CHW RGB in [0, 1] (clipped) to uint8 HWC RGB, rounded."""
+    array = tensor.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+    return np.ascontiguousarray(array.transpose(1, 2, 0))
+
+
+def starts(side_px: int, patch_px: int, stride_px: int, reach_border: bool = True) -> list[int]:
+    """Where the patches along one side begin; empty when the side is shorter than a patch.
+
+    `reach_border` adds a last patch that touches the border where the stride does not end there.
+    """
+    corners = list(range(0, side_px - patch_px + 1, stride_px))
+    if reach_border and corners and corners[-1] != side_px - patch_px:
+        corners.append(side_px - patch_px)
+    return corners
+
+
+def mean_local_sigma(gray: np.ndarray, block_px: int = 96) -> float:
+    """Mean over whole 96x96 blocks of the local standard deviation, in grey levels (NIQE's 7x7 window, sigma 7/6).
+
+    uint8 HW. The authors' filter for flat locations; the whole image counts as one block when it is smaller.
+    """
+    pixels = gray.astype(np.float64)
+    blur = functools.partial(cv2.GaussianBlur, ksize=(7, 7), sigmaX=7 / 6, borderType=cv2.BORDER_REPLICATE)
+    mean = blur(pixels)
+    sigma = np.sqrt(np.abs(blur(pixels * pixels) - mean * mean))
+    rows, columns = gray.shape[0] // block_px * block_px, gray.shape[1] // block_px * block_px
+    return float(sigma[:rows, :columns].mean() if rows and columns else sigma.mean())

@@ -1,0 +1,19 @@
+"""Rank correlation between two columns of scores."""
+
+import numpy as np
+import scipy.stats
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank-order correlation (SROCC) of two equally long vectors, ties by average ranks.
+
+    NaN when a vector is constant, shorter than 2 or holds NaN.
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"spearman needs two vectors of one length, got shapes {first.shape} and {second.shape}")
+    if first.size < 2 or np.isnan(first).any() or np.isnan(second).any():
+        return float("nan")
+    ranks = [scipy.stats.rankdata(vector) - (vector.size + 1) / 2 for vector in (first, second)]
+    scale = np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))
+    return float(np.clip(ranks[0] @ ranks[1] / scale, -1, 1)) if scale else float("nan")

@@ -1,0 +1,124 @@
+"""The steerable pyramid under Ma's global features: two scales of six real oriented bands and a high-pass rest.
+
+Simoncelli & Freeman 1995 in the Fourier domain, with the sampled (1/256 octave, pi/1024) and linearly interpolated
+transfer functions of matlabPyrTools, which decide the result from the sixth digit on.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+NUM_BANDS = 6
+CACHED_PIXELS = 2**19
+"""Masks of larger images are not kept: they would fill a worker's memory."""
+
+
+class Masks(NamedTuple):
+    """Real transfer functions on the half plane of `rfft2`: high-pass, and six bands of each scale."""
+
+    high: np.ndarray
+    fine: np.ndarray
+    coarse: np.ndarray
+
+
+def coarse_shape(height: int, width: int) -> tuple[int, int]:
+    """Size of the second scale."""
+    return (height + 1) // 2, (width + 1) // 2
+
+
+def build_pyramid(gray: np.ndarray, high: np.ndarray, fine: np.ndarray, coarse: np.ndarray, work: np.ndarray) -> None:
+    """Write the bands of uint8 HW into `high` (H, W), `fine` (6, H, W) and `coarse` (6, H/2, W/2, rounded up).
+
+    `work` is complex128 of at least 2 * H * (W // 2 + 1).
+    """
+    height, width = gray.shape
+    masks = _cached_masks(height, width) if gray.size <= CACHED_PIXELS else make_masks(height, width)
+    spectrum = np.fft.rfft2(gray)
+    _inverse(spectrum, masks.high, high, work)
+    # Bands are odd in space: the transfer functions are (-i)^5 times real, odd ones.
+    spectrum *= -1j
+    for mask, band in zip(masks.fine, fine, strict=True):
+        _inverse(spectrum, mask, band, work)
+    rows, columns = coarse_shape(height, width)
+    low = np.concatenate([spectrum[: rows - rows // 2], spectrum[height - rows // 2 :]])[:, : columns // 2 + 1]
+    for mask, band in zip(masks.coarse, coarse, strict=True):
+        _inverse(low, mask, band, work)
+
+
+def _inverse(spectrum: np.ndarray, mask: np.ndarray, out: np.ndarray, work: np.ndarray) -> None:
+    """Write the inverse real transform of `spectrum * mask` into `out` without asking for fresh memory."""
+    first, second = work[: spectrum.size], work[spectrum.size : 2 * spectrum.size]
+    first, second = first.reshape(spectrum.shape), second.reshape(spectrum.shape)
+    np.multiply(spectrum, mask, out=first)
+    np.fft.ifft(first, axis=0, out=second)
+    np.fft.irfft(second, n=out.shape[1], axis=1, out=out)
+
+
+@functools.lru_cache(maxsize=4)
+def _cached_masks(height: int, width: int) -> Masks:
+    return make_masks(height, width)
+
+
+def make_masks(height: int, width: int) -> Masks:
+    """Transfer functions for images of one size."""
+    x, y = (_frequencies(side) for side in (width, height))
+    angle = np.arctan2(y[:, None], x)
+    radius = np.hypot(y[:, None], x)
+    radius[height // 2, width // 2] = radius[height // 2, width // 2 - 1]
+    octave = np.log2(radius)
+    low = _low_pass(octave)
+    fine = _half_plane(_odd(low * _high_pass(octave + 1) * _angular(angle)))
+    rows, columns = coarse_shape(height, width)
+    top, left = height // 2 - rows // 2, width // 2 - columns // 2
+    window = np.s_[top : top + rows, left : left + columns]
+    octave, angle = octave[window], angle[window]
+    low = low[window] * _low_pass(octave + 1)
+    coarse = _half_plane(_odd(low * _high_pass(octave + 2) * _angular(angle)))
+    return Masks(_half_plane(_high_pass(np.log2(radius))), fine, coarse)
+
+
+def _frequencies(side: int) -> np.ndarray:
+    """Centred frequencies, 1 at Nyquist."""
+    return (np.arange(side) - side // 2) / (side / 2)
+
+
+def _half_plane(centred: np.ndarray) -> np.ndarray:
+    """Reorder from centred to rfft2's layout."""
+    shifted = np.fft.ifftshift(centred, axes=(-2, -1))
+    return np.ascontiguousarray(shifted[..., : centred.shape[-1] // 2 + 1])
+
+
+def _odd(centred: np.ndarray) -> np.ndarray:
+    """The odd part of (bands, rows, columns): all that survives in the real part of the inverse transform."""
+    mirrored = np.fft.ifftshift(centred, axes=(-2, -1))
+    mirrored = np.roll(mirrored[..., ::-1, ::-1], (1, 1), axis=(-2, -1))
+    return (centred - np.fft.fftshift(mirrored, axes=(-2, -1))) / 2
+
+
+@functools.cache
+def _radial() -> tuple[np.ndarray, np.ndarray]:
+    """Samples of the raised cosine over the octave -1..0, the ends repeated: octave and amplitude."""
+    phase = np.pi * np.arange(-257, 2) / 512
+    power = np.cos(phase) ** 2
+    power[0], power[-1] = power[1], power[-2]
+    return -0.5 + 2 / np.pi * (phase + np.pi / 4), np.sqrt(power)
+
+
+def _high_pass(octave: np.ndarray) -> np.ndarray:
+    return np.interp(octave, *_radial())
+
+
+def _low_pass(octave: np.ndarray) -> np.ndarray:
+    position, high = _radial()
+    return np.interp(octave, position, np.sqrt(1 - high**2))
+
+
+def _angular(angle: np.ndarray) -> np.ndarray:
+    """cos^5 around each of six directions, with unit power in sum: (6, rows, columns)."""
+    phase = np.pi * np.arange(-2049, 1026) / 1024
+    order = NUM_BANDS - 1
+    scale = math.sqrt(2 ** (2 * order) * math.factorial(order) ** 2 / (NUM_BANDS * math.factorial(2 * order)))
+    samples = scale * np.cos(phase) ** order
+    return np.stack([np.interp(angle, phase + np.pi * band / NUM_BANDS, samples) for band in range(NUM_BANDS)])

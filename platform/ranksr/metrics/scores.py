@@ -1,0 +1,42 @@
+"""A score, and why an image has none."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Score(NamedTuple):
+    """`value` is NaN exactly when `reason` says why the image cannot be scored."""
+
+    value: float
+    reason: str | None = None
+
+
+def unscorable(reason: str) -> Score:
+    return Score(math.nan, reason)
+
+
+def why_unscorable(image: np.ndarray) -> str | None:
+    """Why no metric can score this array, or None. Wants uint8 HWC RGB or HW."""
+    if not isinstance(image, np.ndarray):
+        return f"not an array but {type(image).__name__}"
+    if image.dtype != np.uint8:
+        if image.dtype.kind == "f" and not np.isfinite(image).all():
+            return "pixels that are NaN or infinite"
+        return f"pixels are {image.dtype}, not uint8"
+    if image.ndim != 2 and (image.ndim != 3 or image.shape[2] != 3):
+        return f"shape {image.shape} is neither HW nor HWC with 3 channels"
+    if not image.size:
+        return "no pixels"
+    return None
+
+
+def why_no_statistics(gray: np.ndarray) -> str | None:
+    """Why natural-scene statistics of uint8 HW do not exist, or None: they are rounding noise on such patterns."""
+    same_rows, same_columns = (gray == gray[:1]).all(), (gray == gray[:, :1]).all()
+    if same_rows and same_columns:
+        return "constant image"
+    if same_rows or same_columns:
+        return "one-dimensional pattern"
+    return None

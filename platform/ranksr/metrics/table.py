@@ -1,0 +1,47 @@
+"""The METRICS table: each metric's direction and whether it needs a reference, said once."""
+
+from typing import NamedTuple
+
+from ranksr.config import UserError
+
+PYIQA = "pyiqa:"
+
+
+class Metric(NamedTuple):
+    """What a reader of scores must know about a metric."""
+
+    name: str
+    lower_is_better: bool
+    needs_reference: bool
+    best: float
+    """For a metric where higher is better: what `as_lower_better` subtracts from (Ma: 10, as PI does)."""
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("niqe", lower_is_better=True, needs_reference=False, best=0),
+        Metric("ma", lower_is_better=False, needs_reference=False, best=10),
+        Metric("pi", lower_is_better=True, needs_reference=False, best=0),
+        Metric("psnr", lower_is_better=False, needs_reference=True, best=0),
+        Metric("ssim", lower_is_better=False, needs_reference=True, best=1),
+    )
+}
+
+
+def metric_info(name: str) -> Metric:
+    """The entry of `name`; `pyiqa:NAME` asks pyiqa. Raises UserError for an unknown metric."""
+    if name in METRICS:
+        return METRICS[name]
+    if name.startswith(PYIQA):
+        from ranksr.metrics.external import describe  # only here does pyiqa get imported
+
+        lower_is_better, needs_reference = describe(name.removeprefix(PYIQA))
+        return Metric(name, lower_is_better, needs_reference, best=0)
+    raise UserError(f"metric {name!r} is unknown: use {', '.join(METRICS)} or {PYIQA}NAME")
+
+
+def as_lower_better(metric: str, value: float) -> float:
+    """`value` reflected so that lower is better: unchanged, or `best - value` (Ma enters as 10 - Ma). NaN stays."""
+    info = metric_info(metric)
+    return value if info.lower_is_better else info.best - value

@@ -1,0 +1,348 @@
+"""The method, one function per stage; a stage asks for its inputs by calling the stages before it.
+
+    patches ──► srresnet ──► srgan            photographs ──(every method)──► rank_dataset ──► ranker ──► ranksrgan
+            └─► esrgan_psnr ──► esrgan        every method x every test set ──► evaluation ──► report
+
+Each stage is reused when it is done, continued when it was interrupted, and refused when it was made otherwise.
+"""
+
+import dataclasses
+import logging
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from ranksr import evaluate, metrics, report, storage
+from ranksr.config import Config, Method, UserError
+from ranksr.data import patches as patch_job
+from ranksr.data import rank_dataset as rank_job
+from ranksr.data import sources
+from ranksr.data.score import Judge, raw_metrics
+from ranksr.data.upscale import UpscaleActors
+from ranksr.runs import Run, Stage
+from ranksr.train import launch
+from ranksr.train.loop import Place
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass
+class Context:
+    """A config, the run it fills, and the stages met so far."""
+
+    config: Config
+    run: Run
+    start_ray: Callable[[], None]
+    """Called before the first stage that has work to do, so that a finished run needs no Ray."""
+    dry: bool = False
+    """Only find out how the stages stand; nothing is built."""
+    stages: dict[str, Stage] = dataclasses.field(default_factory=dict)
+
+    def stage(
+        self, name: str, settings: dict[str, Any], inputs: dict[str, str], build: Callable[[Stage], dict[str, Any]]
+    ) -> Stage:
+        """The stage, built if it is not done yet."""
+        if name not in self.stages:
+            found = self.run.find(name, settings, inputs)
+            if not found.done and not self.dry:
+                self.start_ray()
+                found = self.run.begin(found)
+                start = time.monotonic()
+                results = build(found)
+                found = self.run.finish(found, {**results, "seconds": round(time.monotonic() - start, 1)})
+            self.stages[name] = found
+        return self.stages[name]
+
+    @property
+    def actors(self) -> UpscaleActors:
+        return UpscaleActors(self.config.compute.upscale_actors, self.config.compute.gpus_per_upscaler)
+
+
+def plan(context: Context) -> list[Stage]:
+    """Every stage as it stands, inputs first. Raises UserError for one that was made with other settings."""
+    context = dataclasses.replace(context, dry=True, stages={})
+    evaluation(context)
+    return list(context.stages.values())
+
+
+def patches(context: Context) -> Stage:
+    config = context.config
+    smallest = max(method.hr_patch_px for method in config.methods.values())
+    settings = config.select("seed", *(f"data.{key}" for key in (*_DATA_KEYS, "sub_image_px", "sub_image_stride_px")))
+    return context.stage(
+        "patches",
+        {**settings, "largest methods.*.hr_patch_px": smallest},
+        {"data.hr": sources.source_digest(config.data.hr)},
+        lambda stage: patch_job.write_patches(stage.folder, config.data, smallest, config.seed),
+    )
+
+
+_DATA_KEYS = ("on_bad_image", "max_bad_fraction", "val_fraction", "images_per_part")
+
+
+def calibration(context: Context) -> Stage:
+    """Fits the metric models for which the config says `fit`, on the photographs themselves."""
+    config = context.config
+    return context.stage(
+        "calibration",
+        config.select("seed", "scoring.profile", "scoring.niqe_model", "scoring.ma_model"),
+        {"data.hr": sources.source_digest(config.data.hr)},
+        lambda stage: ray.get(ray.remote(_fit_models).remote(stage.folder, config)),
+    )
+
+
+def _fit_models(folder: str, config: Config) -> dict[str, Any]:
+    pictures = [sources.read_photo(photo.path) for photo in sources.list_photos(config.data.hr)]
+    if config.scoring.niqe_model == "fit":
+        model = metrics.fit_niqe_model(metrics.to_gray(picture, config.scoring.profile) for picture in pictures)
+        metrics.save_niqe_model(model, storage.join(folder, "niqe.npz"))
+    return {"images": len(pictures)}
+
+
+def judge(context: Context) -> tuple[Judge, dict[str, str]]:
+    """The scoring models as files, and their fingerprints."""
+    scoring = context.config.scoring
+    inputs: dict[str, str] = {}
+
+    def resolve(key: str, model: str | None) -> str | None:
+        if model is None or model == "published":
+            inputs[f"scoring.{key}"] = str(model)
+            return model
+        if model == "fit":
+            stage = calibration(context)
+            inputs[f"scoring.{key}"] = stage.fingerprint
+            return stage.path(f"{key.removesuffix('_model')}.npz")
+        inputs[f"scoring.{key}"] = storage.digest(model)
+        return storage.absolute(model)
+
+    niqe, ma = resolve("niqe_model", scoring.niqe_model), resolve("ma_model", scoring.ma_model)
+    assert niqe is not None
+    return Judge(scoring.profile, niqe, ma), inputs
+
+
+def generator(context: Context, name: str) -> Stage:
+    """The trained generator of one method: srresnet, srgan, esrgan_psnr, esrgan, ranksrgan ..."""
+    config, method = context.config, context.config.methods[name]
+    cut = patches(context)
+    scoring, inputs = judge(context)
+    inputs["patches"] = cut.fingerprint
+    start = _start(context, method, inputs)
+    trained_ranker = ranker(context) if method.weights.rank_content else None
+    if trained_ranker:
+        inputs["ranker"] = trained_ranker.fingerprint
+    settings = config.select("seed", "scoring.profile", "validation", f"methods.{name}", *_loss_settings(method))
+    settings.pop(f"methods.{name}.start")  # an input: where a file lies does not matter, what it holds does
+    if method.weights.perceptual:
+        _external(settings, inputs, "perceptual.weights")
+
+    def build(stage: Stage) -> dict[str, Any]:
+        weights = trained_ranker.path("weights.pt") if trained_ranker else None
+        local = _with_absolute_paths(config)
+        return _train(context, stage, launch.SRJob(local, name, cut.folder, start, weights, scoring))
+
+    return context.stage(name, settings, inputs, build)
+
+
+def _loss_settings(method: Method) -> list[str]:
+    weights = method.weights
+    used = {
+        "perceptual": weights.perceptual,
+        "discriminator": weights.adversarial,
+        "rank_content": weights.rank_content,
+    }
+    return [key for key, weight in used.items() if weight]
+
+
+def _start(context: Context, method: Method, inputs: dict[str, str]) -> str | None:
+    if method.start is None:
+        return None
+    if method.start in context.config.methods:
+        stage = generator(context, method.start)
+        inputs[method.start] = stage.fingerprint
+        return stage.path("weights.pt")
+    inputs["start"] = storage.digest(method.start)
+    return storage.absolute(method.start)
+
+
+def _external(settings: dict[str, Any], inputs: dict[str, str], key: str) -> None:
+    """A file named by a setting counts by its content, not by its path."""
+    if settings[key] not in ("published", "random"):
+        inputs[key] = storage.digest(settings.pop(key))
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    weights = config.perceptual.weights
+    if weights in ("published", "random"):
+        return config
+    return config.with_overrides([f"perceptual.weights={storage.absolute(weights)}"])
+
+
+def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob) -> dict[str, Any]:
+    place = Place(stage.name, stage.folder, context.run.path("tensorboard", stage.name))
+    results = launch.train(job, place)
+    if "error" in results:
+        raise RuntimeError(f"{stage.name}: {results['error']}")
+    return results
+
+
+def _weights(context: Context, names: tuple[str, ...], inputs: dict[str, str]) -> dict[str, str]:
+    """What each method is made by: its own name for bicubic and hr, else its weights file."""
+    weights = {}
+    for name in names:
+        if name in context.config.methods:
+            stage = generator(context, name)
+            inputs[name] = stage.fingerprint
+            weights[name] = stage.path("weights.pt")
+        else:
+            weights[name] = name
+    return weights
+
+
+def rank_dataset(context: Context) -> Stage:
+    config = context.config
+    scoring, inputs = judge(context)
+    source = config.rank_dataset.hr or config.data.hr
+    inputs["photographs"] = sources.source_digest(source)
+    weights = _weights(context, config.rank_dataset.methods, inputs)
+    names = raw_metrics(config)
+    settings = config.select("seed", "scoring.profile", "rank_dataset", *(f"data.{key}" for key in _DATA_KEYS))
+    settings.pop("rank_dataset.hr")
+    data = config.data.model_copy(update={"hr": source})
+    return context.stage(
+        "rank_dataset",
+        {**settings, "metrics": list(names)},
+        inputs,
+        lambda stage: rank_job.write_rank_dataset(
+            stage.folder, data, config.rank_dataset, weights, names, scoring, context.actors, config.seed
+        ),
+    )
+
+
+def ranker(context: Context) -> Stage:
+    ranked = rank_dataset(context)
+    config = context.config
+    return context.stage(
+        "ranker",
+        config.select("seed", "validation", "ranker"),
+        {"rank_dataset": ranked.fingerprint},
+        lambda stage: _train(context, stage, launch.RankerJob(config, ranked.folder)),
+    )
+
+
+def evaluation(context: Context) -> Stage:
+    """Scores and pictures of every method on every test set."""
+    config = context.config
+    scoring, inputs = judge(context)
+    weights = _weights(context, config.evaluation.methods, inputs)
+    for test_set in config.test_sets:
+        inputs[f"test set {test_set.name}"] = sources.source_digest(test_set.hr)
+        if test_set.lr:
+            inputs[f"test set {test_set.name}, LR"] = sources.source_digest(test_set.lr)
+    return context.stage(
+        "evaluation",
+        config.select("scoring.profile", "scoring.metrics", "evaluation"),
+        inputs,
+        lambda stage: evaluate.evaluate(
+            stage.folder, config.test_sets, weights, config.scoring.metrics, scoring, context.actors
+        ),
+    )
+
+
+def write_report(context: Context) -> report.Story:
+    """Write <run>/report from what the finished stages left. Returns what it shows."""
+    story = tell(context)
+    log.info("report: %s", report.build_report(context.run.path("report"), story))
+    return story
+
+
+def tell(context: Context) -> report.Story:
+    """Gather what the report shows from the stages of a finished run."""
+    stages = plan(context)
+    evaluated = stages[-1]
+    curves = {stage.name: storage.read_jsonl(stage.path("metrics.jsonl")) for stage in stages}
+    return report.Story(
+        config=context.config,
+        scores=storage.read_table(evaluated.path("scores.parquet")),
+        images=evaluated.path("images"),
+        curves={name: rows for name, rows in curves.items() if rows},
+        stages=[
+            {
+                "name": stage.name,
+                "folder": stage.folder,
+                "fingerprint": stage.fingerprint,
+                "seconds": stage.results.get("seconds"),
+                "results": {key: value for key, value in stage.results.items() if key != "seconds"},
+            }
+            for stage in stages
+        ],
+        remarks=remarks(context.config),
+        ablations=read_ablations(context.run),
+        command=" ".join(sys.argv),
+    )
+
+
+def remarks(config: Config) -> list[str]:
+    """What must be known to read the numbers of this config."""
+    said = []
+    if config.scoring.niqe_model == "fit":
+        said.append(
+            "NIQE's pristine model was fitted on this run's training photographs: "
+            "not comparable with published NIQE values."
+        )
+    if config.scoring.ma_model == "fit":
+        said.append(
+            "Ma's model was calibrated here on degraded training photographs: "
+            "Ma and PI are not comparable with published values."
+        )
+    if config.perceptual.weights == "random":
+        said.append(
+            f"The perceptual loss uses a randomly initialised {config.perceptual.network}, not one trained on "
+            "ImageNet: methods that use it cannot reach the paper's texture."
+        )
+    return said
+
+
+def read_ablations(run: Run) -> dict[str, list[dict[str, Any]]]:
+    """Ablation name -> its trials, for every ablation of the run that has results."""
+    names = {
+        name.split("/")[0] for name, _ in storage.list_files(run.path("ablation")) if name.endswith("/results.json")
+    }
+    found = {}
+    for name in sorted(names):
+        trials = storage.read_json(run.path("ablation", name, "results.json"))
+        for trial in trials:
+            trial["scores"] = {(entry["test_set"], entry["metric"]): entry["mean"] for entry in trial["scores"]}
+        found[name] = trials
+    return found
+
+
+def run_pipeline(context: Context, overrides: list[str]) -> report.Story:
+    """Everything, up to the report. A finished run is left as it is."""
+    if not build_stages(context, overrides) and storage.exists(context.run.path("report", "index.html")):
+        log.info("nothing to do: every stage of %s is done", context.run.root)
+        return tell(context)
+    return write_report(context)
+
+
+def build_stages(context: Context, overrides: list[str]) -> bool:
+    """Build what is missing up to the evaluation; whether anything was."""
+    stages = plan(context)
+    missing = [stage.name for stage in stages if not stage.done]
+    log.info("run %s: %d of %d stages are done", context.run.root, len(stages) - len(missing), len(stages))
+    if missing:
+        log.info("to build: %s", ", ".join(missing))
+        storage.probe(context.run.root)
+        context.run.describe(context.config, overrides)
+    evaluation(context)
+    return bool(missing)
+
+
+def require_known(config: Config) -> None:
+    """Check what the config alone cannot: that its metrics exist and have the models they need."""
+    for name in (*config.scoring.metrics, config.ranker.metric):
+        metrics.metric_info(name)
+        if name in ("ma", "pi") and config.scoring.ma_model is None:
+            raise UserError(f"metric {name!r} needs scoring.ma_model: published, fit, or a file")

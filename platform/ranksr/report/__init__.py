@@ -1,0 +1,6 @@
+"""The report of a run: tables beside the paper's, training curves and pictures on one page that opens from disk."""
+
+from ranksr.report.page import build_report, results_table_text
+from ranksr.report.story import Story
+
+__all__ = ["Story", "build_report", "results_table_text"]

@@ -1,0 +1,156 @@
+"""Training curves as inline SVG that takes its text colour from the page, so that it suits light and dark.
+
+Only Figure objects, no pyplot: nothing global changes, and no window system is asked for.
+"""
+
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
+
+from ranksr.report import paper
+from ranksr.report.tables import labelled
+
+INK = "#010203"
+"""Stands for the page's text colour until the SVG is written."""
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+"""Okabe and Ito: told apart by colour-blind readers, and seen on white and on black."""
+DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))
+"""So that no line is known by its colour alone."""
+NOT_CURVES = frozenset({"step", "split", "learning_rate"})
+LOSS = "loss, weighted"
+DIAGNOSTICS = {
+    "d_real": ("probability of being real", "D(HR)"),
+    "d_fake": ("probability of being real", "D(SR)"),
+    "pair_error": ("pairs in wrong order", "pairs in wrong order"),
+}
+"""What training logs beside its losses: the panel and the line for each."""
+FIGURE_6 = ("srgan", "ranksrgan")
+"""The methods whose convergence the paper compares in its Figure 6."""
+
+STYLE = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#80808055",
+    "grid.linewidth": 0.5,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 3.5,
+    "legend.frameon": False,
+    "legend.fontsize": 8,
+    "svg.fonttype": "none",
+}
+
+Row = Mapping[str, Any]
+Lines = dict[str, np.ndarray]
+"""Label to (n, 2) of step and value."""
+
+
+def training(stage: str, rows: Sequence[Row]) -> Markup | None:
+    """One training stage over its steps: loss terms, DIAGNOSTICS, and a panel for every validation metric.
+
+    None when no finite value was logged.
+    """
+    panels: dict[str, Lines] = {}
+    for tag, points in _series(rows, "train").items():
+        panel, label = DIAGNOSTICS.get(tag, (LOSS, tag.replace("_", " ")))
+        panels.setdefault(panel, {})[label] = points
+    for tag, points in _series(rows, "val").items():
+        panels[f"{labelled(tag).replace('_', ' ')} (validation)"] = {stage: points}
+    return _figure(f"Training of {stage}", panels) if panels else None
+
+
+def convergence(curves: Mapping[str, Sequence[Row]]) -> Markup | None:
+    """NIQE and PSNR of SRGAN and RankSRGAN on the validation patches against steps: the paper's Figure 6."""
+    series = {stage: _series(curves[stage], "val") for stage in FIGURE_6 if stage in curves}
+    panels = {}
+    for metric in ("niqe", "psnr"):
+        lines = {stage: found[metric] for stage, found in series.items() if metric in found}
+        if len(lines) == len(FIGURE_6):
+            panels[f"{labelled(metric)} (validation)"] = lines
+    return _figure("Convergence of SRGAN and RankSRGAN", panels) if panels else None
+
+
+def _figure(title: str, panels: Mapping[str, Lines]) -> Markup:
+    """Panels side by side, at most four in a row; the name of a panel is the label of its y axis."""
+    with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
+        num_columns = min(len(panels), 4)
+        num_rows = -(-len(panels) // num_columns)
+        figure = Figure(figsize=(3.4 * num_columns, 2.9 * num_rows), layout="constrained")
+        figure.get_layout_engine().set(w_pad=0.12)
+        every = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
+        for axes, (name, lines) in zip(every, panels.items(), strict=False):
+            _draw_panel(axes, name, lines)
+        for axes in every[len(panels) :]:
+            axes.remove()
+        return _svg(figure, f"{title} against steps: {', '.join(panels)}")
+
+
+def _draw_panel(axes: Axes, name: str, lines: Lines) -> None:
+    for i, (label, points) in enumerate(lines.items()):
+        marker = "o" if len(points) <= 40 else None
+        _draw(
+            axes, points, marker=marker, label=label, color=PALETTE[i % len(PALETTE)], linestyle=DASHES[i % len(DASHES)]
+        )
+    if name.startswith("srocc"):
+        axes.axhline(paper.RANKER_SROCC, color=INK, linestyle=":", linewidth=1, label=f"paper: {paper.RANKER_SROCC}")
+    values = np.concatenate([points[:, 1] for points in lines.values()])
+    if name == LOSS and values.min() > 0 and values.max() > 30 * values.min():
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("step")
+    axes.set_ylabel(name)
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if name == LOSS or len(axes.get_lines()) > 1:
+        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=2.4)
+
+
+def _draw(axes: Axes, points: np.ndarray, marker: str | None, **style: Any) -> None:
+    steps, values = points.T
+    window = len(values) // 40
+    if window >= 3:  # many noisy values: a thin line as logged, a thick line as running mean
+        axes.plot(steps, values, color=style["color"], linewidth=0.5, alpha=0.35)
+        values = np.convolve(values, np.ones(window) / window, "valid")
+        steps = steps[(window - 1) // 2 :][: len(values)]
+    axes.plot(steps, values, marker=marker, **style)
+
+
+def _series(rows: Sequence[Row], split: str) -> Lines:
+    """What was logged for `split`, by tag, without NaN and infinity."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        for tag, value in row.items():
+            if row["split"] == split and tag not in NOT_CURVES and math.isfinite(value):
+                found.setdefault(tag, []).append((row["step"], value))
+    return {tag: np.array(sorted(points), dtype=float) for tag, points in found.items()}
+
+
+def _svg(figure: Figure, description: str) -> Markup:
+    """The figure as an SVG element for HTML: text stays text, colours follow the page, nothing refers outside."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Type", "Format", "Creator")))
+    body = out.getvalue()
+    body = body[body.index("<svg") :]
+    body = re.sub(r'\s+xmlns(:xlink)?="[^"]*"', "", body).replace(INK, "currentColor")
+    # Several figures share a page: only ids that are referred to, which are salted hashes, may stay.
+    used = set(re.findall(r"#([\w-]+)", body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
+    label = Markup('<svg role="img" aria-label="{}"').format(description)
+    return Markup(body.replace("<svg", label, 1))  # matplotlib has escaped the texts in it

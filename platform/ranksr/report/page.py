@@ -1,0 +1,160 @@
+"""Puts the page together: index.html, results.csv and results.md in one folder."""
+
+import dataclasses
+import importlib.resources
+from typing import Any
+
+import jinja2
+import yaml
+
+from ranksr import __version__, storage
+from ranksr.metrics import metric_info
+from ranksr.report import crops, figures, paper, tables
+from ranksr.report.story import Story
+
+
+def build_report(folder: str, story: Story) -> str:
+    """Write index.html (opens from disk, refers to nothing outside), results.csv and results.md; return the page.
+
+    `folder` is local or s3://bucket/prefix.
+    """
+    table = tables.results(story)
+    storage.write_bytes(storage.join(folder, "results.csv"), tables.to_csv(table).encode())
+    storage.write_bytes(storage.join(folder, "results.md"), _markdown(story, table).encode())
+    path = storage.join(folder, "index.html")
+    storage.write_bytes(path, _html(story, table).encode())
+    return path
+
+
+def results_table_text(story: Story) -> str:
+    """The results table and its remarks for a terminal."""
+    table = tables.results(story)
+    notes = [f"- {note}\n" for note in _notes(story, table)]
+    return f"{tables.to_text(table)}\n{''.join(notes)}"
+
+
+def _notes(story: Story, table: tables.Results) -> list[str]:
+    return [*story.remarks, *table.unscored]
+
+
+def _markdown(story: Story, table: tables.Results) -> str:
+    notes = "".join(f"- {' '.join(note.split())}\n" for note in _notes(story, table))
+    return f"{tables.to_markdown(table)}\n{notes}" if notes else tables.to_markdown(table)
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    name: str
+    overrides: list[str]
+    error: str | None
+    """Why it failed; None when it is done."""
+    cells: list[tuple[str, bool]]
+    """Mean as text, and whether it is the best, per column."""
+    paper_label: str | None
+    paper_cells: list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    name: str
+    columns: list[tables.Column]
+    paper_table: int | None
+    paper_columns: list[str]
+    """Headings of the paper's numbers; empty when none of the trials repeats one of its rows."""
+    trials: list[Trial]
+
+
+def _ablation(story: Story, name: str, trials: list[dict[str, Any]]) -> Ablation:
+    present = {key: None for trial in trials for key in trial["scores"] or {}}
+    order = [item.name for item in story.config.test_sets]
+    columns = sorted(present, key=lambda key: order.index(key[0]) if key[0] in order else len(order))
+    rows = [paper.row_of_trial(name, story.config, trial["overrides"]) for trial in trials]
+    metrics = dict.fromkeys(metric for _, metric in columns)
+    paper_metrics = [metric for metric in metrics if any(row and row.score(metric) is not None for row in rows)]
+    means = [[(trial["scores"] or {}).get(key, float("nan")) for key in columns] for trial in trials]
+    best = [tables.best_of(metric, [line[i] for line in means]) for i, (_, metric) in enumerate(columns)]
+    return Ablation(
+        name=name,
+        columns=[tables.Column(test_set, metric, False) for test_set, metric in columns],
+        paper_table=paper.ABLATION_TABLES.get(name) if paper_metrics else None,
+        paper_columns=[tables.labelled(metric) for metric in paper_metrics],
+        trials=[
+            Trial(
+                name=trial["trial"],
+                overrides=list(trial["overrides"]),
+                error=None if trial["state"] == "done" else trial["error"] or "no error message",
+                cells=[(tables.number(mean), best[i][line]) for i, mean in enumerate(means[line])],
+                paper_label=row.label if row else None,
+                paper_cells=[tables.number(row.score(metric) if row else None) for metric in paper_metrics],
+            )
+            for line, (trial, row) in enumerate(zip(trials, rows, strict=True))
+        ],
+    )
+
+
+def _html(story: Story, table: tables.Results) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    source = importlib.resources.files("ranksr.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
+    return environment.from_string(source).render(
+        story=story,
+        config=story.config,
+        table=table,
+        headings=_headings(table.columns),
+        directions=_directions(table.columns),
+        notes=_notes(story, table),
+        any_paper=any(column.has_paper for column in table.columns),
+        convergence=figures.convergence(story.curves),
+        curves=[(stage, figure) for stage, figure in drawn if figure],
+        pictures=crops.strips(story),
+        ablations=[_ablation(story, name, trials) for name, trials in story.ablations.items() if trials],
+        config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
+        duration=duration,
+        plain=plain,
+        number=tables.number,
+        headings_of=_headings,
+        version=__version__,
+    )
+
+
+def _headings(columns: list[tables.Column]) -> list[tuple[str, list[tables.Column]]]:
+    """Columns that stand side by side, by test set."""
+    groups: dict[str, list[tables.Column]] = {}
+    for column in columns:
+        groups.setdefault(column.test_set, []).append(column)
+    return list(groups.items())
+
+
+def _directions(columns: list[tables.Column]) -> str:
+    """E.g. `NIQE: lower is better. PSNR: higher is better.`"""
+    words = []
+    for metric in dict.fromkeys(column.metric for column in columns):
+        better = "lower" if metric_info(metric).lower_is_better else "higher"
+        words.append(f"{tables.METRIC_LABELS.get(metric, metric)}: {better} is better.")
+    return " ".join(words)
+
+
+def duration(seconds: float | None) -> str:
+    """`4.2 s`, `3 min 05 s`, `2 h 04 min`; a dash when unknown."""
+    if seconds is None:
+        return tables.NOTHING
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def plain(results: dict[str, Any]) -> str:
+    """A stage's results in one line, e.g. `images: Set5 5, Set14 14; niqe 3.281`. Lists are left to its stage.json."""
+    words = []
+    for key, value in results.items():
+        name = str(key).replace("_", " ")
+        if isinstance(value, dict):
+            words.append(f"{name}: {plain(value).replace(';', ',')}")
+        elif isinstance(value, float):
+            words.append(f"{name} {value:.4g}")
+        elif isinstance(value, int | str):
+            words.append(f"{name} {value}")
+    return "; ".join(words)

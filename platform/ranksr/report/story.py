@@ -1,0 +1,28 @@
+"""Everything that the report shows, as plain values: what the pipeline hands over."""
+
+import dataclasses
+from typing import Any
+
+import pyarrow as pa
+
+from ranksr.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Story:
+    config: Config
+    scores: pa.Table
+    """One row per score: method, test_set, image, metric (text), value (float64, may be NaN), reason (string, null)."""
+    images: str
+    """Folder or s3:// prefix with <test_set>/<method>/<image>.png, where the methods include `lr` and `hr`."""
+    curves: dict[str, list[dict[str, Any]]]
+    """Stage to the rows of its metrics.jsonl: {"step": int, "split": "train" | "val", "<tag>": float, ...}."""
+    stages: list[dict[str, Any]]
+    """In pipeline order: {"name", "folder", "fingerprint", "seconds" (None: unknown), "results": {...}}."""
+    remarks: list[str]
+    """Sentences that must stand next to the numbers."""
+    ablations: dict[str, list[dict[str, Any]]]
+    """Ablation to its trials: {"trial", "overrides", "state": "done" | "failed", "error", "scores"}, where `scores`
+    is {(test_set, metric): mean}."""
+    command: str
+    """What to type to make all of this again."""

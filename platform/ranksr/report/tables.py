@@ -1,0 +1,210 @@
+"""The report's main table: means over images, the best of each column, the paper's numbers; as CSV, Markdown, text."""
+
+import csv
+import dataclasses
+import io
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ranksr.metrics import metric_info
+from ranksr.report import paper
+from ranksr.report.story import Story
+
+METRIC_LABELS = {"niqe": "NIQE", "pi": "PI", "ma": "Ma", "psnr": "PSNR", "ssim": "SSIM"}
+METRIC_UNITS = {"psnr": "dB"}
+NOTHING = "–"
+
+CellScores = dict[tuple[str, str, str], list[float]]
+"""By (method, test_set, metric), without NaN."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    test_set: str
+    metric: str
+    has_paper: bool
+    """Whether the paper prints a number for any of the rows."""
+
+    @property
+    def label(self) -> str:
+        """The metric with its unit and the direction of better."""
+        return f"{labelled(self.metric)} {'↓' if metric_info(self.metric).lower_is_better else '↑'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    mean: float
+    """Over the images that have a score; NaN when none has."""
+    num_scored: int
+    num_images: int
+    """In the test set."""
+    paper: float | None
+    best: bool
+
+    @property
+    def partial(self) -> bool:
+        """Whether the mean leaves some images out, which must stand beside it."""
+        return 0 < self.num_scored < self.num_images
+
+    @property
+    def text(self) -> str:
+        return number(self.mean)
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    columns: list[Column]
+    rows: list[tuple[str, list[Cell]]]
+    """Method and its cells, in the order of the columns."""
+    num_images: dict[str, int]
+    """By test set."""
+    unscored: list[str]
+    """One sentence for each reason why scores are missing."""
+
+
+def labelled(metric: str) -> str:
+    """The metric's name for a heading, with its unit."""
+    name = METRIC_LABELS.get(metric, metric)
+    return f"{name}, {METRIC_UNITS[metric]}" if metric in METRIC_UNITS else name
+
+
+def number(value: float | None) -> str:
+    """Two decimals; four for small values such as LPIPS; a dash for NaN and None."""
+    if value is None or math.isnan(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:.{4 if abs(value) < 1 and value else 2}f}"
+
+
+def results(story: Story) -> Results:
+    """The main table: a row for each method of the config, a column for each test set and metric."""
+    methods = story.config.evaluation.methods
+    images: dict[str, set[str]] = {}
+    for test_set, image in zip(story.scores["test_set"].to_pylist(), story.scores["image"].to_pylist(), strict=True):
+        images.setdefault(test_set, set()).add(image)
+    columns = [
+        Column(test_set, metric, any(paper.score_of(test_set, method, metric) is not None for method in methods))
+        for test_set in _in_order([item.name for item in story.config.test_sets], images)
+        for metric in _in_order(story.config.scoring.metrics, story.scores["metric"].to_pylist())
+    ]
+    found = _scores_by_cell(story)
+    by_column = [_column_cells(methods, column, found, len(images[column.test_set])) for column in columns]
+    return Results(
+        columns=columns,
+        rows=[(method, [cells[i] for cells in by_column]) for i, method in enumerate(methods)],
+        num_images={column.test_set: len(images[column.test_set]) for column in columns},
+        unscored=_unscored(story),
+    )
+
+
+def _column_cells(methods: Sequence[str], column: Column, found: CellScores, num_images: int) -> list[Cell]:
+    scores = [found.get((method, column.test_set, column.metric), []) for method in methods]
+    means = [math.fsum(values) / len(values) if values else math.nan for values in scores]
+    # HR is what the others are measured against, and a mean over fewer images is no rival of one over all.
+    most = max(map(len, scores))
+    rival = [name != "hr" and len(values) == most for name, values in zip(methods, scores, strict=True)]
+    best = best_of(column.metric, [mean if rival[i] else math.nan for i, mean in enumerate(means)])
+    return [
+        Cell(means[i], len(scores[i]), num_images, paper.score_of(column.test_set, method, column.metric), best[i])
+        for i, method in enumerate(methods)
+    ]
+
+
+def best_of(metric: str, means: list[float]) -> list[bool]:
+    """Which of these print as the best: equal digits are equally good. None, when fewer than two can be compared."""
+    known = [mean for mean in means if math.isfinite(mean)]
+    if len(known) < 2:
+        return [False] * len(means)
+    best = number(min(known) if metric_info(metric).lower_is_better else max(known))
+    return [number(mean) == best for mean in means]
+
+
+def per_image(story: Story) -> dict[tuple[str, str, str, str], float]:
+    """Score by (method, test_set, image, metric)."""
+    columns = [story.scores[name].to_pylist() for name in ("method", "test_set", "image", "metric", "value")]
+    return {tuple(key): value for *key, value in zip(*columns, strict=True)}
+
+
+def _scores_by_cell(story: Story) -> CellScores:
+    found: CellScores = {}
+    for (method, test_set, _, metric), value in per_image(story).items():
+        if value is not None and not math.isnan(value):
+            found.setdefault((method, test_set, metric), []).append(value)
+    return found
+
+
+def _unscored(story: Story) -> list[str]:
+    groups: dict[tuple[str, str], list[str]] = {}
+    for row in story.scores.to_pylist():
+        if row["value"] is None or math.isnan(row["value"]):
+            reason = row["reason"] or "no reason recorded"
+            groups.setdefault((row["metric"], reason), []).append(f"{row['test_set']}/{row['image']} ({row['method']})")
+    return [
+        f"{METRIC_LABELS.get(metric, metric)} is missing for {len(names)} image{'s' * (len(names) > 1)}, {reason}: "
+        + ", ".join(names[:4])
+        + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+        for (metric, reason), names in groups.items()
+    ]
+
+
+def _in_order(wanted: Iterable[str], present: Iterable[str]) -> list[str]:
+    """Those of `wanted` that are present, then the other present ones."""
+    known = dict.fromkeys(present)
+    return [name for name in dict.fromkeys([*wanted, *known]) if name in known]
+
+
+def to_csv(table: Results) -> str:
+    """One row per method. Full precision; empty where there is no score or no number in the paper."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    heading = ["method"]
+    for column in table.columns:
+        name = f"{column.test_set} {METRIC_LABELS.get(column.metric, column.metric)}"
+        heading += [name, f"{name} images"] + [f"{name} paper"] * column.has_paper
+    writer.writerow(heading)
+    for method, cells in table.rows:
+        line: list[Any] = [method]
+        for column, cell in zip(table.columns, cells, strict=True):
+            line += ["" if math.isnan(cell.mean) else repr(cell.mean), cell.num_scored]
+            line += ["" if cell.paper is None else cell.paper] * column.has_paper
+        writer.writerow(line)
+    return out.getvalue()
+
+
+def to_markdown(table: Results) -> str:
+    """The same table for a README: the best in bold, the number of images where some have no score."""
+    lines = _lines(table, lambda text, best: f"**{text}**" if best else text)
+    head, *body = [[_escape(text) for text in line] for line in lines]
+    rows = [head, ["---"] + ["---:"] * (len(head) - 1), *body]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def to_text(table: Results) -> str:
+    """The same table for a terminal: the best with an asterisk."""
+    lines = _lines(table, lambda text, best: text + "* "[not best])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = ""
+    for method, *cells in lines:
+        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        text += "  ".join([method.ljust(widths[0]), *padded]).rstrip() + "\n"
+    return text
+
+
+def _lines(table: Results, mark: Callable[[str, bool], str]) -> list[list[str]]:
+    heading = ["method"]
+    for column in table.columns:
+        heading += [f"{column.test_set} {column.label}"] + ["paper"] * column.has_paper
+    lines = [heading]
+    for method, cells in table.rows:
+        line = [method]
+        for column, cell in zip(table.columns, cells, strict=True):
+            partial = f" ({cell.num_scored} of {cell.num_images})" if cell.partial else ""
+            line += [mark(cell.text, cell.best) + partial] + [number(cell.paper)] * column.has_paper
+        lines.append(line)
+    return lines
+
+
+def _escape(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")

@@ -1,0 +1,179 @@
+"""One small face over pyarrow.fs: the same calls for a local folder and for s3://bucket/prefix.
+
+Files appear whole: locally by a temporary name and a rename, on S3 because an object becomes visible when its
+upload completes. AWS_ENDPOINT_URL and the usual AWS variables are honoured by pyarrow itself.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import os
+import uuid
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs
+import pyarrow.parquet
+
+from ranksr.config import UserError
+
+
+def is_remote(path: str) -> bool:
+    """Whether `path` is a URI such as s3://bucket/prefix."""
+    return "://" in path
+
+
+def absolute(path: str) -> str:
+    """The same place, valid from any working directory: Ray's workers run in others than the driver."""
+    return path.rstrip("/") if is_remote(path) else os.path.abspath(os.path.expanduser(path))
+
+
+def join(root: str, *parts: str) -> str:
+    return "/".join([root.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+@functools.lru_cache(maxsize=32)
+def _filesystem(root: str) -> pyarrow.fs.FileSystem:
+    try:
+        return pyarrow.fs.FileSystem.from_uri(root)[0]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"cannot open {root}: {error}; give a local path or s3://bucket/prefix") from error
+
+
+def resolve(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
+    """The pyarrow file system of `path`, and the path inside it."""
+    if not is_remote(path):
+        return pyarrow.fs.LocalFileSystem(), absolute(path)
+    scheme, _, rest = path.partition("://")
+    bucket = rest.split("/", 1)[0]
+    return _filesystem(f"{scheme}://{bucket}"), rest.rstrip("/")
+
+
+def exists(path: str) -> bool:
+    filesystem, inner = resolve(path)
+    return filesystem.get_file_info(inner).type != pyarrow.fs.FileType.NotFound
+
+
+def is_folder(path: str) -> bool:
+    filesystem, inner = resolve(path)
+    return filesystem.get_file_info(inner).type == pyarrow.fs.FileType.Directory
+
+
+def list_files(folder: str) -> list[tuple[str, int]]:
+    """(path relative to `folder`, size in bytes) of every file under it, sorted. Empty when there is no such folder.
+
+    Temporary files of an interrupted write are not listed.
+    """
+    filesystem, inner = resolve(folder)
+    selector = pyarrow.fs.FileSelector(inner, recursive=True, allow_not_found=True)
+    return sorted(
+        (info.path[len(inner) :].lstrip("/"), info.size)
+        for info in filesystem.get_file_info(selector)
+        if info.type == pyarrow.fs.FileType.File and not info.base_name.startswith(".writing-")
+    )
+
+
+def read_bytes(path: str) -> bytes:
+    """The whole file. Raises FileNotFoundError or OSError as pyarrow does."""
+    filesystem, inner = resolve(path)
+    with filesystem.open_input_file(inner) as stream:
+        return stream.read()
+
+
+def write_bytes(path: str, data: bytes | memoryview) -> None:
+    """Write the file whole or not at all."""
+    filesystem, inner = resolve(path)
+    if is_remote(path):
+        with filesystem.open_output_stream(inner) as stream:
+            stream.write(data)
+        return
+    folder = os.path.dirname(inner)
+    os.makedirs(folder, exist_ok=True)
+    unfinished = os.path.join(folder, f".writing-{uuid.uuid4().hex}")
+    try:
+        with open(unfinished, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.replace(unfinished, inner)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+
+
+def read_json(path: str) -> Any:
+    return json.loads(read_bytes(path))
+
+
+def write_json(path: str, value: Any) -> None:
+    write_bytes(path, (json.dumps(value, indent=2, sort_keys=False) + "\n").encode())
+
+
+def write_jsonl(path: str, rows: list[dict[str, Any]]) -> None:
+    write_bytes(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+
+
+def read_jsonl(path: str) -> list[dict[str, Any]]:
+    """Empty when there is no such file."""
+    return [json.loads(line) for line in read_bytes(path).splitlines()] if exists(path) else []
+
+
+def write_table(path: str, table: pa.Table) -> None:
+    """Write one Parquet file, the same bytes for the same table. PNG columns are not compressed again."""
+    buffer = io.BytesIO()
+    pyarrow.parquet.write_table(table, buffer, compression="none", row_group_size=256)
+    write_bytes(path, buffer.getbuffer())
+
+
+def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
+    """Read one Parquet file, or all those directly in a folder, in the order of their names."""
+    names = [path]
+    if not path.endswith(".parquet"):
+        names = [join(path, name) for name, _ in list_files(path) if name.endswith(".parquet") and "/" not in name]
+    if not names:
+        raise FileNotFoundError(f"no Parquet file in {path}")
+    return pa.concat_tables(_read_one(name, columns) for name in names)
+
+
+def _read_one(path: str, columns: list[str] | None) -> pa.Table:
+    filesystem, inner = resolve(path)
+    with filesystem.open_input_file(inner) as stream:
+        return pyarrow.parquet.ParquetFile(stream).read(columns=columns)
+
+
+def delete(path: str) -> None:
+    """Delete a file or a folder; nothing happens when it is not there."""
+    filesystem, inner = resolve(path)
+    match filesystem.get_file_info(inner).type:
+        case pyarrow.fs.FileType.File:
+            filesystem.delete_file(inner)
+        case pyarrow.fs.FileType.Directory:
+            filesystem.delete_dir(inner)
+
+
+def digest(path: str) -> str:
+    """Identity of what lies at `path`: a file's content, or the names and sizes of a folder's files."""
+    if not exists(path):
+        raise UserError(f"{path} does not exist; correct the path in the config")
+    if is_folder(path):
+        return digest_of(list_files(path))
+    return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
+
+
+def digest_of(value: Any) -> str:
+    """Short identity of a JSON-serialisable value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def probe(root: str) -> None:
+    """Fail now, with one clear line, where a run could not be written later."""
+    name = join(root, f".probe-{uuid.uuid4().hex[:8]}")
+    try:
+        write_bytes(name, b"")
+        delete(name)
+    except OSError as error:
+        hint = (
+            "check the bucket, AWS credentials and AWS_ENDPOINT_URL" if is_remote(root) else "choose a writable folder"
+        )
+        raise UserError(f"cannot write to run folder {root}: {' '.join(str(error).split())}; {hint}") from error

@@ -1,0 +1,169 @@
+"""Starts a training as Ray Train workers; the only file of `train` that knows Ray."""
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+from ray.train.torch import TorchTrainer
+
+from ranksr import checkpoints
+from ranksr.config import Compute, Config, UserError
+from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages, prefetch, shard
+from ranksr.data.rank_dataset import read_labels
+from ranksr.data.score import Judge
+from ranksr.train.loop import Learner, NonFiniteLossError, Place, fit
+from ranksr.train.ranker import RankerLearner
+from ranksr.train.sr import SRLearner
+from ranksr.train.world import World
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SRJob:
+    """Trains the generator `method` of a config. Paths are absolute or s3."""
+
+    config: Config
+    method: str
+    patches: str
+    start: str | None
+    ranker: str | None
+    judge: Judge
+
+    @property
+    def training(self) -> Any:
+        return self.config.methods[self.method].train
+
+    def build(self, world: World) -> tuple[Learner, Callable[[range], Batch]]:
+        """The learner and the feed of one worker."""
+        config, method = self.config, self.config.methods[self.method]
+        held_out = SubImages(self.patches, "val")
+        chosen = evenly(len(held_out), config.validation.num_patches)[world.worker_rank :: world.num_workers]
+        learner = SRLearner(
+            method,
+            config.perceptual,
+            config.discriminator,
+            config.rank_content,
+            self.judge,
+            world,
+            start=checkpoints.start_weights(self.start, method.generator) if self.start else None,
+            ranker=checkpoints.load_ranker(self.ranker) if self.ranker else None,
+            validation=[held_out.pair(index) for index in chosen],
+        )
+        return learner, CropFeed(SubImages(self.patches, "train"), method.hr_patch_px, config.seed).batch
+
+
+@dataclasses.dataclass(frozen=True)
+class RankerJob:
+    """Trains the Ranker of a config on a rank dataset."""
+
+    config: Config
+    rank_dataset: str
+
+    @property
+    def training(self) -> Any:
+        return self.config.ranker.train
+
+    def build(self, world: World) -> tuple[Learner, Callable[[range], Batch]]:
+        """The learner and the feed of one worker."""
+        ranker = self.config.ranker
+        held_out = read_labels(self.rank_dataset, ranker, "val")
+        chosen = evenly(len(held_out.values), self.config.validation.num_patches)[
+            world.worker_rank :: world.num_workers
+        ]
+        feed = PairFeed(read_labels(self.rank_dataset, ranker, "train"), self.config.seed)
+        if not len(feed):
+            raise UserError(
+                f"{self.rank_dataset} has no training location whose methods differ on {ranker.metric} by more than "
+                f"ranker.min_gap={ranker.min_gap}: lower it, or rank_dataset.min_sigma, or use more photographs"
+            )
+        return RankerLearner(ranker, held_out, chosen, world), feed.batch
+
+
+def evenly(size: int, count: int) -> list[int]:
+    """At most `count` indices below `size`, evenly spread."""
+    return [round(index * size / count) for index in range(count)] if size > count else list(range(size))
+
+
+def train(job: SRJob | RankerJob, place: Place) -> dict[str, Any]:
+    """Run a training to its end on `compute.num_workers` workers; returns its last validation.
+
+    A worker that dies is replaced, and all go on from the last checkpoint, `compute.max_failures` times.
+    """
+    compute = job.config.compute
+    require_resources(compute)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "place": place},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=compute.num_workers,
+            use_gpu=compute.gpus_per_worker > 0,
+            resources_per_worker={
+                "CPU": compute.cpus_per_worker,
+                **({"GPU": compute.gpus_per_worker} if compute.gpus_per_worker else {}),
+            },
+        ),
+        torch_config=ray.train.torch.TorchConfig(backend=None if compute.gpus_per_worker else "gloo"),
+        run_config=ray.train.RunConfig(
+            name="ray_train",
+            storage_path=place.folder,
+            failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
+            callbacks=_tune_callbacks(),
+            # Train's own INFO and WARNING lines repeat every second what ours say once.
+            logging_config=ray.train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    return trainer.fit().return_value
+
+
+def require_resources(compute: Compute) -> None:
+    """Raise UserError now where Ray would wait for ever for CPUs or GPUs that the cluster cannot have."""
+    wanted = {
+        "CPU": compute.num_workers * compute.cpus_per_worker,
+        "GPU": max(compute.num_workers * compute.gpus_per_worker, compute.upscale_actors * compute.gpus_per_upscaler),
+    }
+    present = ray.cluster_resources()
+    grown = ray._private.state.state.get_max_resources_from_cluster_config() or {}
+    for name, amount in wanted.items():
+        most = max(present.get(name, 0), grown.get(name, 0))
+        if amount > most:
+            raise UserError(
+                f"the config asks for {amount:g} {name}s, the cluster has or can grow to {most:g}: "
+                f"lower compute.num_workers={compute.num_workers} or the {name}s per worker, or start more nodes"
+            )
+
+
+def _tune_callbacks() -> list[Any]:
+    """Inside a Tune trial, what is reported reaches Tune."""
+    from ray.tune.integration.ray_train import TuneReportCallback
+    from ray.tune.trainable.trainable_fn_utils import _in_tune_session
+
+    return [TuneReportCallback()] if _in_tune_session() else []
+
+
+def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    job, place = arguments["job"], arguments["place"]
+    context, compute = ray.train.get_context(), job.config.compute
+    logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+    torch.set_num_threads(compute.threads_per_worker)
+    torch.manual_seed(job.config.seed)  # the same initial weights on every worker, and in every run
+    world = World(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
+    learner, draw = job.build(world)
+
+    def batches(steps: range) -> Iterator[Batch]:
+        take = functools.partial(
+            shard, batch_size=job.training.batch_size, worker_rank=world.worker_rank, num_workers=world.num_workers
+        )
+        return prefetch(lambda step: draw(take(step)), steps, compute.loader_threads)
+
+    try:
+        return fit(learner, batches, job.training, compute, place, world, ray.train.report)
+    except NonFiniteLossError as error:
+        # Starting again from the checkpoint would only meet it again: end as a result, not as a failure.
+        return {"error": str(error)}

@@ -1,0 +1,176 @@
+"""Weight files made by others: download, read without running code, rename published layouts, load strictly.
+
+Our own files are in checkpoints.py.
+"""
+
+import hashlib
+import io
+import os
+import pathlib
+import re
+import urllib.error
+import urllib.request
+import uuid
+
+import torch
+from torch import nn
+
+from ranksr import storage
+from ranksr.config import UserError
+
+StateDict = dict[str, torch.Tensor]
+
+RENAMES = [
+    (re.compile(pattern), name)
+    for pattern, name in (
+        (r"^module\.", ""),  # written through DataParallel
+        # BasicSR of 2018: one nn.Sequential for the whole network (ESRGAN, the authors' SRResNet and RankSRGAN)
+        (r"^model\.1\.sub\.(\d+)\.res\.0\.", r"body.\1.conv1."),
+        (r"^model\.1\.sub\.(\d+)\.res\.2\.", r"body.\1.conv2."),
+        (r"^model\.1\.sub\.(\d+)\.RDB(\d)\.conv(\d)\.0\.", r"body.\1.rdb\2.conv\3."),
+        (r"^model\.1\.sub\.\d+\.(weight|bias)$", r"conv_body.\1"),
+        (r"^model\.0\.", "conv_first."),
+        (r"^model\.[23]\.", "conv_up1."),  # 2 in SRResNet; 3 in RRDBNet, after the upsampling layer
+        (r"^model\.[56]\.", "conv_up2."),
+        (r"^model\.8\.", "conv_hr."),
+        (r"^model\.10\.", "conv_last."),
+        # mmsr of 2019 (ESRGAN's later names, MSRResNet, the authors' later SRResNet), and what BasicSR kept of it
+        (r"^(?:recon|RRDB)_trunk\.", "body."),
+        (r"\.RDB(\d)\.", r".rdb\1."),
+        (r"^(?:LRconv|trunk_conv)\.", "conv_body."),
+        (r"^upconv(\d)\.", r"conv_up\1."),
+        (r"^HRconv\.", "conv_hr."),
+        # FSRCNN, in the layout of its common PyTorch version
+        (r"^first_part\.", "extract."),
+        (r"^mid_part\.", "mapping."),
+        (r"^last_part\.", "upsample."),
+        # The authors' Ranker and discriminator of 2019 (features.N is ours too), and mmsr's names for the same stack
+        (r"^classifier\.", "head."),
+        (r"^conv(\d)_(\d)\.", lambda found: f"features.{_stack_index(found)}."),
+        (r"^bn(\d)_(\d)\.", lambda found: f"features.{_stack_index(found) + 1}."),
+        (r"^linear1\.", "head.0."),
+        (r"^linear2\.", "head.2."),
+    )
+]
+"""Published key names to ours. No two networks share a left side, so one table serves them all."""
+
+
+def cache_folder() -> pathlib.Path:
+    """Where downloads are kept: $RANKSR_CACHE, else ranksr under $XDG_CACHE_HOME, else under ~/.cache."""
+    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ranksr"
+    return pathlib.Path(os.environ.get("RANKSR_CACHE") or base)
+
+
+def download(url: str) -> str:
+    """Path of the cached file, downloaded once; its name must end in `-DIGEST`, the first digits of its SHA-256.
+
+    Raises UserError when it cannot be had or is another file.
+    """
+    path = cache_folder() / url.rsplit("/", 1)[1]
+    if path.exists():
+        return str(path)
+    remedy = f"download it elsewhere to {path}, or name a local file in the config"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".writing-{uuid.uuid4().hex}")
+    try:
+        digest = _fetch(url, unfinished)
+        if not digest.startswith(path.stem.rsplit("-", 1)[1]):
+            raise UserError(f"{url} came with SHA-256 {digest}, not the one in its name; try again, or {remedy}")
+        unfinished.replace(path)
+    except (urllib.error.URLError, OSError) as error:
+        raise UserError(f"cannot download {url}: {error}; {remedy}") from error
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return str(path)
+
+
+def read_state_dict(path: str) -> StateDict:
+    """The named tensors of a .pth file, local or s3, on the CPU; never runs code from the file.
+
+    Unwraps BasicSR's `params_ema` and `params`, and `state_dict`. Raises UserError for anything else.
+    """
+    try:
+        data = storage.read_bytes(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; correct the path of the weights") from error
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}; correct the path of the weights") from error
+    remedy = "give a file written by torch.save(model.state_dict(), path)"
+    try:
+        content = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch meets a damaged file with a dozen kinds, and advises to run what is in it
+        raise UserError(
+            f"{path} is no weights file: damaged, of another kind, or with code inside; {remedy}"
+        ) from error
+    for key in ("params_ema", "params", "state_dict"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no named tensors; {remedy}")
+    return dict(content)
+
+
+def load_into(module: nn.Module, state_dict: StateDict, source: str) -> None:
+    """Copy weights into a network, all of them and nothing else.
+
+    Raises UserError with the first differing keys and shapes; `source` says in it where the weights come from.
+    """
+    own = module.state_dict()
+    differences = [f"{key}: not in the file" for key in own if key not in state_dict]
+    differences += [f"{key}: not in the network" for key in state_dict if key not in own]
+    differences += [
+        f"{key}: {_shape(state_dict[key])} in the file, {_shape(value)} in the network"
+        for key, value in own.items()
+        if key in state_dict and state_dict[key].shape != value.shape
+    ]
+    if differences:
+        raise UserError(
+            f"{source} does not fit {type(module).__name__}: {'; '.join(differences[:3])} ({len(differences)} in all); "
+            "give weights of this network, or set its features, blocks and skip to those of the file"
+        )
+    module.load_state_dict(state_dict)
+
+
+def import_published(module: nn.Module, state_dict: StateDict, source: str) -> None:
+    """Load a file of the authors, ESRGAN, BasicSR (old and new names) or FSRCNN into the matching network of ours.
+
+    Key names that no layout explains stay as they are and appear in `load_into`'s error.
+    """
+    load_into(module, _without_cancelled_biases({_rename(key): value for key, value in state_dict.items()}), source)
+
+
+def _rename(key: str) -> str:
+    for pattern, name in RENAMES:
+        key = pattern.sub(name, key)
+    return key
+
+
+def _stack_index(found: re.Match[str]) -> int:
+    """Where convolution `stage`_`half` stands in `strided_stack`: the first is followed by 1 layer, the others by 2."""
+    number = 2 * int(found[1]) + int(found[2])
+    return max(3 * number - 1, 0)
+
+
+def _without_cancelled_biases(state_dict: StateDict) -> StateDict:
+    """Move the bias before a batch normalisation, which ours lacks, into the running mean: the outputs are the same."""
+    moved = dict(state_dict)
+    for key, mean in state_dict.items():
+        if match := re.fullmatch(r"features\.(\d+)\.running_mean", key):
+            bias = moved.pop(f"features.{int(match[1]) - 1}.bias", None)
+            if bias is not None:
+                moved[key] = mean - bias
+    return moved
+
+
+def _fetch(url: str, path: pathlib.Path) -> str:
+    """Save what lies at `url`; the SHA-256 of it."""
+    digest = hashlib.sha256()
+    with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as stream:
+        while block := response.read(1 << 20):
+            digest.update(block)
+            stream.write(block)
+    return digest.hexdigest()
+
+
+def _shape(tensor: torch.Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"

@@ -1,0 +1,126 @@
+"""Fixtures of all tests: the shared folder, photographs to work on, a private Ray, an S3 server on loopback."""
+
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+
+# Before anything imports Ray: its processes inherit these.
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+os.environ.update(
+    RAY_AUTH_MODE="disabled",
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_DEDUP_LOGS="0",
+    RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",
+    RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="30",
+    AWS_EC2_METADATA_DISABLED="true",
+    OMP_NUM_THREADS="1",
+    PYTHONPATH=os.pathsep.join([str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")]),
+)
+os.environ.pop("RAY_ADDRESS", None)
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+
+from ranksr import images  # noqa: E402
+from ranksr.config import Config, load_config  # noqa: E402
+from ranksr.data import sources  # noqa: E402
+
+SHARED = ROOT.parent / "shared"
+
+TINY = ["data.sub_image_px=120", "data.sub_image_stride_px=120", "validation.num_patches=2", "perceptual.network=squeezenet", "discriminator.features=4", "rank_dataset.patch_px=200", "rank_dataset.stride_px=200", "rank_dataset.min_sigma=0", "ranker.features=4", "ranker.train.steps=4", "ranker.train.batch_size=2", "ranker.train.validate_every_steps=2", "compute.num_workers=1", "compute.log_every_steps=2", "compute.checkpoint_every_steps=2"] + [
+    f"methods.{method}.{change}"
+    for method in ("srresnet", "srgan", "esrgan_psnr", "esrgan", "ranksrgan")
+    for change in ("hr_patch_px=48", "train.steps=4", "train.batch_size=2", "train.validate_every_steps=2")
+]
+"""Overrides that make the demo config take seconds."""
+
+
+@pytest.fixture(scope="session")
+def root() -> pathlib.Path:
+    """The repository."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], pathlib.Path]:
+    """A path in the `shared` folder beside the repository; skips the test when it is not there."""
+
+    def find(path: str) -> pathlib.Path:
+        if not (SHARED / path).exists():
+            pytest.skip(f"{path} is not in the shared folder beside the repository")
+        return SHARED / path
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def photograph() -> np.ndarray:
+    """A real photograph, uint8 HWC RGB, 512 px square."""
+    return sources.read_photo("skimage:astronaut")
+
+
+@pytest.fixture(scope="session")
+def demo() -> Config:
+    """configs/demo.yaml."""
+    return load_config(ROOT / "configs" / "demo.yaml")
+
+
+@pytest.fixture
+def photographs(tmp_path: pathlib.Path) -> pathlib.Path:
+    """A folder with three small photographs, with detail all over."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    cat, cup, rocket = (sources.read_photo(f"skimage:{name}") for name in ("chelsea", "coffee", "rocket"))
+    for name, image in (
+        ("cat", cat[20:260, 60:300]),
+        ("cup", cup[60:300, 160:400]),
+        ("rocket", rocket[120:360, 200:440]),
+    ):
+        (folder / f"{name}.png").write_bytes(images.encode_png(np.ascontiguousarray(image)))
+    return folder
+
+
+@pytest.fixture
+def tiny(photographs: pathlib.Path) -> list[str]:
+    """Overrides of the demo config for a pipeline that takes seconds a stage."""
+    return [*TINY, f"data.hr={photographs}", "test_sets=[{name: cups, hr: 'skimage:coffee'}]"]
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[None]:
+    """A private Ray for the tests of one session."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        object_store_memory=256 * 2**20,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 API server on loopback; AWS_* of this process point to it."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    address = f"http://{host}:{port}"
+    names = {
+        "AWS_ENDPOINT_URL": address,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    yield address
+    for name, value in before.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    server.stop()

@@ -1,0 +1,123 @@
+"""A small finished run, made up: two test sets with pictures, curves, an ablation."""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ranksr import images, storage
+from ranksr.config import Config
+from ranksr.report import Story
+
+METHODS = ("bicubic", "srgan", "ranksrgan", "hr")
+TEXTS = ("method", "test_set", "image", "metric")
+SCHEMA = pa.schema([*((name, pa.string()) for name in TEXTS), ("value", pa.float64()), ("reason", pa.string())])
+IMAGES = {"Set14": ("baboon", "zebra"), "Mine": ("street",)}
+
+
+def make_config(**changes: Any) -> Config:
+    train = {"steps": 20, "batch_size": 2, "learning_rate": 1e-4, "beta2": 0.999, "validate_every_steps": 10}
+    gan = {"generator": {"arch": "srresnet"}, "hr_patch_px": 96, "train": train}
+    values = {
+        "name": "trial",
+        "seed": 0,
+        "data": {"hr": "photos", "val_fraction": 0.1},
+        "test_sets": [{"name": name, "hr": name} for name in IMAGES],
+        "scoring": {"niqe_model": "fit"},
+        "validation": {"num_patches": 2},
+        "perceptual": {"weights": "random", "criterion": "mse"},
+        "rank_content": {"reduction": "mean", "ranker_bn": "running"},
+        "methods": {
+            "srgan": gan | {"weights": {"perceptual": 1, "adversarial": 0.005}},
+            "ranksrgan": gan | {"weights": {"perceptual": 1, "adversarial": 0.005, "rank_content": 0.03}},
+        },
+        "rank_dataset": {"methods": ["bicubic", "srgan"], "patch_px": 96, "stride_px": 96},
+        "ranker": {"metric": "niqe", "methods": ["bicubic", "srgan"], "target": "rank", "train": train},
+        "evaluation": {"methods": METHODS},
+    }
+    return Config.model_validate(values | changes)
+
+
+def make_scores() -> pa.Table:
+    """NIQE for all methods, PSNR for all but hr; every value differs."""
+    rows = []
+    for test_set, names in IMAGES.items():
+        for image in names:
+            for method in METHODS:
+                for metric in ("niqe", "psnr") if method != "hr" else ("niqe",):
+                    value = len(rows) * 0.37 + (3 if metric == "niqe" else 25)
+                    rows.append((method, test_set, image, metric, value, None))
+    return pa.Table.from_pylist([dict(zip(SCHEMA.names, row, strict=True)) for row in rows], SCHEMA)
+
+
+def with_score(table: pa.Table, where: dict[str, str], value: float, reason: str | None = None) -> pa.Table:
+    """The table with the value of the one matching row replaced."""
+    rows = table.to_pylist()
+    (row,) = [row for row in rows if all(row[key] == wanted for key, wanted in where.items())]
+    row.update(value=value, reason=reason)
+    return pa.Table.from_pylist(rows, SCHEMA)
+
+
+def photograph(seed: int, height: int = 120, width: int = 160) -> np.ndarray:
+    """Smooth, with fine texture in the square of 48 px at y 64, x 32. uint8 HWC RGB."""
+    rng = np.random.default_rng(seed)
+    ramp = np.linspace(60, 180, width)[None, :, None] * np.ones((height, 1, 3))
+    ramp[64:112, 32:80] += rng.choice([-40, 40], (12, 12, 3)).repeat(4, axis=0).repeat(4, axis=1)
+    return ramp.astype(np.uint8)
+
+
+def make_curves() -> dict[str, list[dict[str, Any]]]:
+    steps = range(10, 210, 10)
+    train = [{"step": step, "split": "train", "perceptual": 1 / step, "d_real": 0.6, "d_fake": 0.4} for step in steps]
+    val = [{"step": step, "split": "val", "niqe": 9 - step / 50, "psnr": 20 + step / 50} for step in steps]
+    ranker = [
+        {"step": 10, "split": "train", "margin_ranking": 0.4, "pair_error": 0.5, "learning_rate": 1e-3},
+        {"step": 10, "split": "val", "srocc": 0.7, "pair_accuracy": math.nan},
+    ]
+    return {"srgan": train + val, "ranker": ranker, "ranksrgan": train + val, "empty": []}
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory) -> Story:
+    """Made once; a test that changes its pictures must copy them first."""
+    pictures = str(tmp_path_factory.mktemp("evaluation"))
+    for test_set, names in IMAGES.items():
+        for seed, image in enumerate(names):
+            hr = photograph(seed)
+            lr = images.downscale(hr)
+            for method in (*METHODS, "lr"):
+                pixels = {"hr": hr, "lr": lr}.get(method, images.upscale_bicubic(lr))
+                path = storage.join(pictures, test_set, method, f"{image}.png")
+                storage.write_bytes(path, images.encode_png(pixels))
+    stage = {"name": "srgan", "folder": "runs/x/srgan", "fingerprint": "0a1b2c", "seconds": 125.0}
+    trial = {"trial": "rank", "overrides": [], "state": "done", "error": None}
+    return Story(
+        config=make_config(),
+        scores=make_scores(),
+        images=pictures,
+        curves=make_curves(),
+        stages=[stage | {"results": {"niqe": 4.56789, "images": {"Set14": 2}}}],
+        remarks=["NIQE's model was fitted here: values are not comparable with published ones."],
+        ablations={"loss": [trial | {"scores": {("Set14", "niqe"): 3.25, ("Set14", "psnr"): 26.125}}]},
+        command="python jobs/full_pipeline.py configs/demo.yaml --run runs/demo",
+    )
+
+
+@pytest.fixture(name="make_config")
+def _make_config() -> Callable[..., Config]:
+    return make_config
+
+
+@pytest.fixture(name="with_score")
+def _with_score() -> Callable[..., pa.Table]:
+    return with_score
+
+
+@pytest.fixture
+def changed(story) -> Callable[..., Story]:
+    """The story with some fields replaced."""
+    return lambda **fields: dataclasses.replace(story, **fields)

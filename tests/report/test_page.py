@@ -1,0 +1,213 @@
+"""The page: valid, self-contained, says what the scores say; and it opens in a browser."""
+
+import csv
+import html.parser
+import pathlib
+import re
+import shutil
+import subprocess
+
+import pytest
+import yaml
+
+from ranksr import images
+from ranksr.config import Config
+from ranksr.report import build_report, page, results_table_text, tables
+
+VOID = {"meta", "img", "br", "link", "input", "hr"}
+
+
+class Page(html.parser.HTMLParser):
+    """Elements, attributes and texts; fails where an element is not closed in order."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.stack, self.elements, self.cells, self.text = [], [], [], ""
+        self.feed(text)
+        assert not self.stack
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in VOID:
+            self.stack.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.stack.pop() == tag, f"{tag} closed out of order at {self.getpos()}"
+
+    def handle_data(self, data):
+        self.text += data
+        if {"td", "th"} & set(self.stack):
+            self.cells[-1] += data
+
+    def all(self, *tags):
+        return [attributes for tag, attributes in self.elements if tag in tags]
+
+
+def build(tmp_path, story):
+    path = build_report(str(tmp_path / "report"), story)
+    return Page(pathlib.Path(path).read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, story):
+    """The report of the unchanged story, made once."""
+    folder = tmp_path_factory.mktemp("report")
+    assert build_report(str(folder), story) == str(folder / "index.html")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def document(folder):
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def rows_of(document, table_id):
+    """The texts of a table, row by row."""
+    found = re.search(rf'<table id="{table_id}">.*?</table>', document, re.S)
+    assert found
+    rows = re.findall(r"<tr.*?</tr>", found[0], re.S)
+    return [
+        [re.sub(r"<.*?>", "", cell).strip() for cell in re.findall(r"<t[hd].*?</t[hd]>", row, re.S)] for row in rows
+    ]
+
+
+def test_the_page_shows_the_means_that_the_csv_holds(folder, story):
+    rows = rows_of((folder / "index.html").read_text(encoding="utf-8"), "results-table")[3:]
+    expected = list(csv.reader((folder / "results.csv").read_text(encoding="utf-8").splitlines()))
+    heading, lines = expected[0], expected[1:]
+    shown = [i for i, name in enumerate(heading) if not name.endswith(" images")]
+    assert len(rows) == len(lines) == len(story.config.evaluation.methods)
+    for row, line in zip(rows, lines, strict=True):
+        assert row[0] == line[0]
+        assert row[1:] == [tables.number(float(line[i]) if line[i] else None) for i in shown[1:]]
+
+
+def test_markdown_and_terminal_carry_the_remarks_too(folder, story):
+    assert story.remarks[0] in (folder / "results.md").read_text(encoding="utf-8")
+    assert story.remarks[0] in results_table_text(story)
+    assert "ranksrgan" in results_table_text(story)
+
+
+def test_remarks_stand_before_the_results_and_the_ablations(document, story):
+    text = document.text
+    positions = [found.start() for found in re.finditer(re.escape(story.remarks[0]), text)]
+    assert len(positions) == 2
+    assert positions[0] < text.index("Mean over the images") < text.index("Ablations", positions[0]) < positions[1]
+
+
+def test_the_page_is_one_well_formed_document(document):
+    assert document.all("html") == [{"lang": "en"}]
+    assert len(document.all("title")) == len(document.all("h1")) == len(document.all("main")) == 1
+    assert all(attributes.get("scope") for attributes in document.all("th"))
+    assert all(attributes.get("alt") for attributes in document.all("img"))
+    ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for attributes in document.all("a"):
+        assert attributes["href"].removeprefix("#") in {*ids, "results.csv", "results.md"}
+
+
+def test_the_page_asks_nothing_of_the_network_and_needs_no_script(document, folder):
+    assert not document.all("script", "link", "iframe", "object")
+    for _, attributes in document.elements:
+        for name in ("src", "href", "xlink:href", "srcset", "action"):
+            assert not re.match(r"(\w+:)?//", attributes.get(name) or "")
+    raw = (folder / "index.html").read_text(encoding="utf-8")
+    assert "@import" not in raw
+    assert not re.search(r"url\((?!#)", raw)
+
+
+def test_names_from_outside_are_escaped(tmp_path, changed, story):
+    evil = "<script>alert('x')</script> & \"more\""
+    trial = {"trial": evil, "overrides": [evil], "state": "failed", "error": evil, "scores": {}}
+    stage = {"name": evil, "folder": evil, "fingerprint": evil, "seconds": None, "results": {evil: evil}}
+    curves = {evil: [{"step": 1, "split": "val", evil: 1.0}]}
+    document = build(
+        tmp_path,
+        changed(remarks=[evil], command=evil, stages=[stage], ablations={evil: [trial]}, curves=curves),
+    )
+    assert not document.all("script")
+    assert document.text.count(evil) >= 8
+
+
+def test_a_failed_trial_is_named_with_its_error_beside_the_others(tmp_path, changed, story):
+    done = story.ablations["loss"][0]
+    pixel = "methods.ranksrgan.weights.pixel=1"
+    failed = {"trial": "pixel_1", "overrides": [pixel], "state": "failed", "error": "out of memory", "scores": {}}
+    document = build(tmp_path, changed(ablations={"loss": [done, failed]}))
+    text = " ".join(document.text.split())
+    assert "pixel_1" in text
+    assert pixel in text
+    assert "failed: out of memory" in text
+    cells = [cell.strip() for cell in document.cells]
+    assert cells[cells.index("rank") + 1 :][:6] == ["none", "3.25", "26.12", "RankSRGAN", "2.51", "25.62"]
+    assert cells[cells.index("RankSRGAN-M1") :][:3] == ["RankSRGAN-M1", "2.55", "25.87"]
+
+
+def test_an_ablation_whose_trials_all_failed_still_shows_them(tmp_path, changed):
+    trial = {"trial": "a", "overrides": [], "state": "failed", "error": None, "scores": None}
+    document = build(tmp_path, changed(ablations={"own": [trial]}))
+    assert "failed: no error message" in document.text
+
+
+def test_one_test_set_no_ablation_no_curves_no_pictures_and_no_paper_numbers(tmp_path, changed, make_config, story):
+    rows = [row for row in story.scores.to_pylist() if row["test_set"] == "Mine"]
+    bare = changed(
+        config=make_config(test_sets=[{"name": "Mine", "hr": "Mine"}]),
+        scores=story.scores.schema.empty_table().from_pylist(rows, story.scores.schema),
+        images=str(tmp_path / "none"),
+        ablations={},
+        curves={},
+        stages=[],
+        remarks=[],
+    )
+    document = build(tmp_path, bare)
+    assert "paper" not in " ".join(document.cells)
+    for section in ("pictures", "training", "ablations"):
+        assert {"href": f"#{section}"} not in document.all("a")
+
+
+def test_a_run_without_any_score_still_gives_a_page(tmp_path, changed, story):
+    document = build(tmp_path, changed(scores=story.scores.slice(0, 0)))
+    assert "ranksrgan" in document.text
+
+
+def test_the_page_tells_how_to_make_it_again(document, story):
+    assert story.command in document.text
+    assert "2 min 05 s" in document.text
+    assert "0a1b2c" in document.text
+    assert "niqe 4.568; images: Set14 2" in document.text
+    shown = document.text.partition("The whole configuration")[2].rpartition("Written by")[0]
+    assert Config.model_validate(yaml.safe_load(shown)) == story.config
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(None, "–"), (4.24, "4.2 s"), (125, "2 min 05 s"), (7500, "2 h 05 min")])
+def test_durations_are_readable(seconds, text):
+    assert page.duration(seconds) == text
+
+
+def test_the_same_story_gives_the_same_page(folder, tmp_path, story):
+    again = pathlib.Path(build_report(str(tmp_path), story))
+    assert again.read_bytes() == (folder / "index.html").read_bytes()
+
+
+@pytest.mark.browser
+@pytest.mark.slow
+def test_a_browser_opens_the_page_from_disk_and_shows_every_picture(folder, tmp_path):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+    flags += (
+        f" --disable-component-update --disable-sync --user-data-dir={tmp_path / 'profile'} --window-size=1400,3000"
+    )
+    shot = tmp_path / "page.png"
+    command = [browser, *flags.split(), f"--screenshot={shot}", (folder / "index.html").as_uri()]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    picture = images.decode(shot.read_bytes())
+    assert picture.shape == (3000, 1400, 3)
+    assert picture[:1500].std() > 10  # a blank page has no contrast

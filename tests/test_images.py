@@ -1,0 +1,101 @@
+"""Images: decoding, MATLAB's bicubic against MATLAB's own output, luma, grids."""
+
+import pathlib
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from ranksr import images
+from ranksr.metrics import psnr
+
+Shared = Callable[[str], pathlib.Path]
+
+
+def test_downscaling_set14_gives_matlabs_lr_images(shared: Shared) -> None:
+    differences = []
+    for path in sorted(shared("data/test/Set14/HR").iterdir()):
+        hr = images.crop_to_multiple(images.decode(path.read_bytes()))
+        lr = images.decode((shared("data/test/Set14/LR_bicubic_x4") / path.name).read_bytes())
+        differences.append(np.abs(images.downscale(hr).astype(int) - lr).ravel())
+    differences = np.concatenate(differences)
+    assert differences.max() <= 1
+    assert (differences == 0).mean() > 0.99
+
+
+def test_bicubic_upscaling_of_set14_has_the_known_psnr(shared: Shared) -> None:
+    values = []
+    for path in sorted(shared("data/test/Set14/LR_bicubic_x4").iterdir()):
+        hr = images.crop_to_multiple(images.decode((shared("data/test/Set14/HR") / path.name).read_bytes()))
+        values.append(psnr(images.upscale_bicubic(images.decode(path.read_bytes())), hr))
+    assert np.mean(values) == pytest.approx(26.09, abs=0.005)  # ../shared/paper/NOTES.md, last line
+
+
+def test_resizing_keeps_a_constant_image_constant() -> None:
+    flat = np.full((40, 24, 3), 137, np.uint8)
+    assert (images.downscale(flat) == 137).all()
+    assert (images.upscale_bicubic(flat) == 137).all()
+
+
+def test_shrinking_is_antialiased() -> None:
+    stripes = np.tile(np.array([0.0, 1.0]), (64, 32))
+    assert np.ptp(images.resize_bicubic(stripes, 16, 16)) < 0.2
+
+
+def test_resizing_a_wide_image_goes_the_same_way_in_both_dimensions(photograph: np.ndarray) -> None:
+    wide = photograph[:200].astype(np.float64)  # floating: nothing is rounded in between
+    turned = images.downscale(wide.transpose(1, 0, 2)).transpose(1, 0, 2)
+    assert np.allclose(turned, images.downscale(wide), rtol=0, atol=1e-9)
+
+
+def test_luma_of_black_and_white_is_16_and_235() -> None:
+    assert images.luma(np.array([[[0, 0, 0], [255, 255, 255]]], np.uint8)).tolist() == [[16, 235]]
+
+
+def test_png_round_trip_keeps_every_pixel(photograph: np.ndarray) -> None:
+    assert np.array_equal(images.decode(images.encode_png(photograph)), photograph)
+
+
+def test_tensor_round_trip_keeps_every_pixel(photograph: np.ndarray) -> None:
+    tensor = images.to_tensor(photograph)
+    assert (tensor.dtype, tensor.shape[0], float(tensor.max()) <= 1) == (torch.float32, 3, True)
+    assert np.array_equal(images.to_image(tensor), photograph)
+
+
+@pytest.mark.parametrize("kind", ["grey", "alpha", "16 bit"])
+def test_other_kinds_of_png_become_rgb(photograph: np.ndarray, kind: str) -> None:
+    bgr = photograph[:64, :64, ::-1]
+    match kind:
+        case "grey":
+            stored, expected = bgr[..., 1], np.repeat(bgr[..., 1:2], 3, axis=2)
+        case "alpha":
+            stored, expected = np.dstack([bgr, bgr[..., 0]]), bgr[..., ::-1]
+        case _:
+            stored, expected = bgr.astype(np.uint16) * 257, bgr[..., ::-1]
+    assert np.array_equal(images.decode(cv2.imencode(".png", stored)[1].tobytes()), expected)
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
+def test_what_is_no_image_is_said_to_be_none(data: bytes) -> None:
+    with pytest.raises(ValueError, match="empty|no image"):
+        images.decode(data)
+
+
+def test_an_image_under_four_pixels_is_refused() -> None:
+    with pytest.raises(ValueError, match="1x1 px"):
+        images.crop_to_multiple(np.zeros((1, 1, 3), np.uint8))
+
+
+def test_patch_starts_reach_the_border_when_asked() -> None:
+    assert images.starts(100, 40, 30) == [0, 30, 60]
+    assert images.starts(105, 40, 30) == [0, 30, 60, 65]
+    assert images.starts(105, 40, 30, reach_border=False) == [0, 30, 60]
+    assert images.starts(39, 40, 30) == []
+
+
+def test_local_sigma_is_that_of_white_noise() -> None:
+    noise = np.random.default_rng(0).normal(128, 20, (192, 192)).clip(0, 255).round().astype(np.uint8)
+    assert images.mean_local_sigma(noise) == pytest.approx(20 * 0.95, rel=0.05)  # the window's own mean takes 5 %
+    assert images.mean_local_sigma(np.full((192, 192), 9, np.uint8)) == 0

@@ -1,0 +1,96 @@
+"""Storage: the same calls on a local folder and on S3; files appear whole."""
+
+import os
+import pathlib
+
+import boto3
+import pyarrow as pa
+import pytest
+
+from ranksr import storage
+from ranksr.config import UserError
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> str:
+    """An empty folder, local or on S3."""
+    if request.param == "local":
+        return str(tmp_path / "deep" / "folder")
+    address = request.getfixturevalue("s3_server")
+    boto3.client("s3", endpoint_url=address).create_bucket(Bucket="test-storage")
+    return f"s3://test-storage/{tmp_path.name}"
+
+
+def test_bytes_come_back_as_written(place: str) -> None:
+    path = storage.join(place, "a", "b.bin")
+    assert not storage.exists(path)
+    storage.write_bytes(path, b"one")
+    storage.write_bytes(path, b"two")
+    assert storage.read_bytes(path) == b"two"
+    assert storage.list_files(place) == [("a/b.bin", 3)]
+
+
+def test_json_rows_and_tables_come_back_as_written(place: str) -> None:
+    storage.write_json(storage.join(place, "x.json"), {"a": [1, None]})
+    assert storage.read_json(storage.join(place, "x.json")) == {"a": [1, None]}
+    assert storage.read_jsonl(storage.join(place, "none.jsonl")) == []
+    storage.write_jsonl(storage.join(place, "x.jsonl"), [{"a": 1}, {"b": 2}])
+    assert storage.read_jsonl(storage.join(place, "x.jsonl")) == [{"a": 1}, {"b": 2}]
+    for number in (1, 0):
+        storage.write_table(storage.join(place, f"part-{number}.parquet"), pa.table({"n": [number]}))
+    assert storage.read_table(place)["n"].to_pylist() == [0, 1]
+
+
+def test_deleting_takes_files_and_folders_and_forgives_what_is_gone(place: str) -> None:
+    storage.write_bytes(storage.join(place, "a", "b"), b"")
+    storage.delete(storage.join(place, "a", "b"))
+    storage.write_bytes(storage.join(place, "c", "d"), b"")
+    storage.delete(storage.join(place, "c"))
+    storage.delete(storage.join(place, "never"))
+    assert storage.list_files(place) == []
+
+
+def test_digest_follows_the_content_of_a_file_and_the_listing_of_a_folder(place: str) -> None:
+    storage.write_bytes(storage.join(place, "f", "a"), b"1")
+    file_digest, folder_digest = storage.digest(storage.join(place, "f", "a")), storage.digest(storage.join(place, "f"))
+    storage.write_bytes(storage.join(place, "f", "a"), b"2")
+    assert storage.digest(storage.join(place, "f", "a")) != file_digest
+    assert storage.digest(storage.join(place, "f")) == folder_digest
+    storage.write_bytes(storage.join(place, "f", "b"), b"")
+    assert storage.digest(storage.join(place, "f")) != folder_digest
+
+
+def test_probe_leaves_nothing_behind(place: str) -> None:
+    storage.probe(place)
+    assert storage.list_files(place) == []
+
+
+def test_an_interrupted_write_is_never_seen(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "x")
+    storage.write_bytes(path, b"old")
+
+    def dies(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", dies)
+    with pytest.raises(KeyboardInterrupt):
+        storage.write_bytes(path, b"new")
+    assert storage.read_bytes(path) == b"old"
+    (tmp_path / ".writing-leftover-of-a-kill").write_bytes(b"half")
+    assert [name for name, _ in storage.list_files(str(tmp_path))] == ["x"]
+
+
+def test_probe_names_a_bucket_that_is_not_there(s3_server: str) -> None:
+    with pytest.raises(UserError, match="s3://no-such-bucket-here.*AWS_ENDPOINT_URL"):
+        storage.probe("s3://no-such-bucket-here/run")
+
+
+def test_probe_names_a_folder_that_cannot_be_made(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(UserError, match="file/run"):
+        storage.probe(str(tmp_path / "file" / "run"))
+
+
+def test_a_missing_file_has_no_digest(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        storage.digest(str(tmp_path / "gone.pth"))
