@@ -17,7 +17,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pyiqa,dev]'
 	touch $@
 
-demo: setup  ## the whole method on five photographs: runs/demo/report/index.html
+demo: setup  ## the whole method on four photographs: runs/demo/report/index.html
 	$(BIN)/python jobs/full_pipeline.py configs/demo.yaml --run runs/demo
 
 test: setup  ## the whole test suite

@@ -20,14 +20,32 @@ os.environ.pop("RAY_ADDRESS", None)
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+import torch  # noqa: E402
 
 from ranksr import images  # noqa: E402
 from ranksr.config import Config, load_config  # noqa: E402
 from ranksr.data import sources  # noqa: E402
 
+torch.set_num_threads(1)  # several threads wait for each other on a busy machine
 SHARED = ROOT.parent / "shared"
 
-TINY = ["data.sub_image_px=120", "data.sub_image_stride_px=120", "validation.num_patches=2", "perceptual.network=squeezenet", "discriminator.features=4", "rank_dataset.patch_px=200", "rank_dataset.stride_px=200", "rank_dataset.min_sigma=0", "ranker.features=4", "ranker.train.steps=4", "ranker.train.batch_size=2", "ranker.train.validate_every_steps=2", "compute.num_workers=1", "compute.log_every_steps=2", "compute.checkpoint_every_steps=2"] + [
+TINY = [
+    "data.sub_image_px=120",
+    "data.sub_image_stride_px=120",
+    "validation.num_patches=2",
+    "perceptual.network=squeezenet",
+    "discriminator.features=4",
+    "rank_dataset.patch_px=200",
+    "rank_dataset.stride_px=200",
+    "rank_dataset.min_sigma=0",
+    "ranker.features=4",
+    "ranker.train.steps=4",
+    "ranker.train.batch_size=2",
+    "ranker.train.validate_every_steps=2",
+    "compute.num_workers=1",
+    "compute.log_every_steps=2",
+    "compute.checkpoint_every_steps=2",
+] + [
     f"methods.{method}.{change}"
     for method in ("srresnet", "srgan", "esrgan_psnr", "esrgan", "ranksrgan")
     for change in ("hr_patch_px=48", "train.steps=4", "train.batch_size=2", "train.validate_every_steps=2")
@@ -65,25 +83,20 @@ def demo() -> Config:
     return load_config(ROOT / "configs" / "demo.yaml")
 
 
-@pytest.fixture
-def photographs(tmp_path: pathlib.Path) -> pathlib.Path:
-    """A folder with three small photographs, with detail all over."""
-    folder = tmp_path / "photographs"
-    folder.mkdir()
-    cat, cup, rocket = (sources.read_photo(f"skimage:{name}") for name in ("chelsea", "coffee", "rocket"))
-    for name, image in (
-        ("cat", cat[20:260, 60:300]),
-        ("cup", cup[60:300, 160:400]),
-        ("rocket", rocket[120:360, 200:440]),
-    ):
+@pytest.fixture(scope="session")
+def photographs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with three small photographs that have detail all over."""
+    folder = tmp_path_factory.mktemp("photographs")
+    for name, y, x in (("chelsea", 20, 60), ("coffee", 60, 160), ("motorcycle_left", 120, 200)):
+        image = sources.read_photo(f"skimage:{name}")[y : y + 240, x : x + 240]
         (folder / f"{name}.png").write_bytes(images.encode_png(np.ascontiguousarray(image)))
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny(photographs: pathlib.Path) -> list[str]:
     """Overrides of the demo config for a pipeline that takes seconds a stage."""
-    return [*TINY, f"data.hr={photographs}", "test_sets=[{name: cups, hr: 'skimage:coffee'}]"]
+    return [*TINY, f"data.hr={photographs}", f"test_sets=[{{name: cups, hr: {photographs / 'coffee.png'}}}]"]
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ import pydantic
 import torch
 from torch import nn
 
-from ranksr import storage
+from ranksr import storage, weights
 from ranksr.config import Generator, RankerConfig, UserError
 from ranksr.models import build_generator, build_ranker
 
@@ -58,9 +58,9 @@ class Checkpoints:
         return storage.join(self.folder, f"step_{step:08d}.pt")
 
 
-def save_generator(path: str, config: Generator, weights: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+def save_generator(path: str, config: Generator, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Write a generator's architecture and weights. `about`: step, metrics - for people."""
-    write(path, {"generator": config.model_dump(mode="json"), "state_dict": weights, "about": about})
+    write(path, {"generator": config.model_dump(mode="json"), "state_dict": tensors, "about": about})
 
 
 def load_generator(path: str) -> nn.Module:
@@ -70,9 +70,9 @@ def load_generator(path: str) -> nn.Module:
     return _frozen(build_generator(config), content["state_dict"])
 
 
-def save_ranker(path: str, config: RankerConfig, weights: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
+def save_ranker(path: str, config: RankerConfig, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Write a Ranker's config and weights."""
-    write(path, {"ranker": config.model_dump(mode="json"), "state_dict": weights, "about": about})
+    write(path, {"ranker": config.model_dump(mode="json"), "state_dict": tensors, "about": about})
 
 
 def load_ranker(path: str) -> nn.Module:
@@ -82,8 +82,15 @@ def load_ranker(path: str) -> nn.Module:
 
 
 def start_weights(path: str, config: Generator) -> dict[str, torch.Tensor]:
-    """Generator weights to start a training from. Raises UserError when the file is of another architecture."""
+    """Generator weights to start a training from: a file of ours, or a published one in any known layout.
+
+    Raises UserError when the file is of another architecture.
+    """
     content = read(path)
+    if "generator" not in content:
+        network = build_generator(config)
+        weights.import_published(network, weights.read_state_dict(path), path)
+        return network.state_dict()
     found = pydantic.TypeAdapter(Generator).validate_python(content["generator"])
     if found != config:
         raise UserError(
@@ -92,6 +99,6 @@ def start_weights(path: str, config: Generator) -> dict[str, torch.Tensor]:
     return content["state_dict"]
 
 
-def _frozen(network: nn.Module, weights: dict[str, torch.Tensor]) -> nn.Module:
-    network.load_state_dict(weights)
+def _frozen(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:
+    network.load_state_dict(tensors)
     return network.requires_grad_(False).eval()

@@ -28,7 +28,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = commands.add_parser(name, help=about, description=about)
         add(command)
         command.set_defaults(run=run)
-    parsed = parser.parse_args(arguments)
+    parsed = _parse(parser, arguments)
     return guarded(parsed.run, parsed)
 
 
@@ -37,7 +37,17 @@ def job(name: str, about: str) -> int:
     add, run = COMMANDS[name]
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     add(parser)
-    return guarded(run, parser.parse_args())
+    return guarded(run, _parse(parser, None))
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argparse.Namespace:
+    """Like parse_args, but key.path=value may stand on either side of --run."""
+    parsed, rest = parser.parse_known_args(arguments)
+    if strange := [argument for argument in rest if argument.startswith("-") or "overrides" not in parsed]:
+        parser.error(f"unrecognized arguments: {' '.join(strange)}")
+    if rest:
+        parsed.overrides = [*parsed.overrides, *rest]
+    return parsed
 
 
 def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
@@ -157,6 +167,8 @@ def init_ray(config: Config, root: str) -> None:
     # Train asks its workers for news this often; the default of 2 s would be waited for at every validation.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Warns workers of a node's end; ours need no warning, and the watcher logs an error at every start.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     job_env = _job_config()
     joins = bool(job_env or os.environ.get("RAY_ADDRESS"))
     if not joins:
@@ -170,7 +182,8 @@ def init_ray(config: Config, root: str) -> None:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
     if not joins:
-        options |= {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+        # With the dashboard: Train asks it whether its controllers live, and complains every second without.
+        options |= {"address": "local", "include_dashboard": True, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     elif not (job_env.get("py_modules") or "platform" in (job_env.get("env_vars") or {}).get("PYTHONPATH", "")):
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
     ray.init(**options)

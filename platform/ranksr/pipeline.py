@@ -8,18 +8,18 @@ Each stage is reused when it is done, continued when it was interrupted, and ref
 
 import dataclasses
 import logging
+import shlex
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
-
-import ray
 
 from ranksr import evaluate, metrics, report, storage
 from ranksr.config import Config, Method, UserError
 from ranksr.data import patches as patch_job
 from ranksr.data import rank_dataset as rank_job
 from ranksr.data import sources
+from ranksr.data.calibration import fit_models
 from ranksr.data.score import Judge, raw_metrics
 from ranksr.data.upscale import UpscaleActors
 from ranksr.runs import Run, Stage
@@ -90,16 +90,8 @@ def calibration(context: Context) -> Stage:
         "calibration",
         config.select("seed", "scoring.profile", "scoring.niqe_model", "scoring.ma_model"),
         {"data.hr": sources.source_digest(config.data.hr)},
-        lambda stage: ray.get(ray.remote(_fit_models).remote(stage.folder, config)),
+        lambda stage: fit_models(stage.folder, config.data.hr, config.scoring),
     )
-
-
-def _fit_models(folder: str, config: Config) -> dict[str, Any]:
-    pictures = [sources.read_photo(photo.path) for photo in sources.list_photos(config.data.hr)]
-    if config.scoring.niqe_model == "fit":
-        model = metrics.fit_niqe_model(metrics.to_gray(picture, config.scoring.profile) for picture in pictures)
-        metrics.save_niqe_model(model, storage.join(folder, "niqe.npz"))
-    return {"images": len(pictures)}
 
 
 def judge(context: Context) -> tuple[Judge, dict[str, str]]:
@@ -280,7 +272,7 @@ def tell(context: Context) -> report.Story:
         ],
         remarks=remarks(context.config),
         ablations=read_ablations(context.run),
-        command=" ".join(sys.argv),
+        command=shlex.join(["python", *sys.argv]),
     )
 
 

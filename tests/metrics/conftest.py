@@ -1,8 +1,48 @@
 import importlib.util
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
+import skimage.data
+
+from ranksr.images import luma
+from ranksr.metrics.ma import MaModel, save_ma_model
+from ranksr.metrics.ma_fit import fit_ma_model
+from ranksr.metrics.niqe import NiqeModel, fit_niqe_model, save_niqe_model
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory) -> Iterator[None]:
+    """No test reads or writes the user's cache of models."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RANKSR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[np.ndarray]:
+    """Grey photographs: uint8 HW."""
+    return [luma(skimage.data.astronaut()), luma(skimage.data.cat()), skimage.data.camera()]
+
+
+@pytest.fixture(scope="session")
+def niqe_model(photos) -> NiqeModel:
+    return fit_niqe_model(photos)
+
+
+@pytest.fixture(scope="session")
+def ma_model(photos) -> MaModel:
+    return fit_ma_model(photos[:2], seed=0)
+
+
+@pytest.fixture(scope="session")
+def model_files(tmp_path_factory, niqe_model, ma_model) -> tuple[str, str]:
+    """Paths of a fitted NIQE and a fitted Ma model."""
+    folder = tmp_path_factory.mktemp("models")
+    save_niqe_model(niqe_model, str(folder / "niqe.npz"))
+    save_ma_model(ma_model, str(folder / "ma.forest"))
+    return str(folder / "niqe.npz"), str(folder / "ma.forest")
 
 
 @pytest.fixture(scope="session")

@@ -96,7 +96,7 @@ class PairFeed:
         return len(self._useful)
 
     def batch(self, samples: range) -> Batch:
-        """{"first", "second": (B, 3, H, W) in [0, 1]; "metric_first", "metric_second": (B,), lower is better}, float32."""
+        """float32 first and second (B, 3, H, W) in [0, 1], metric_first and metric_second (B,), lower is better."""
         drawn = []
         for sample in samples:
             location = self._useful[self._order[sample]]

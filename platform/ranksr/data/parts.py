@@ -84,7 +84,7 @@ def run_job(
     ]
     if not todo:
         return
-    _quiet()
+    ray.data.DataContext.get_current().print_on_execution_start = False
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo))
     share = _cpu_share(actors)
     if actors is not None:
@@ -101,12 +101,6 @@ def run_job(
 
 def _name(part: int) -> str:
     return f"part-{part:05d}.parquet"
-
-
-def _quiet() -> None:
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # our own line says more and suits a job's log
-    context.print_on_execution_start = False
 
 
 def _cpu_share(actors: Actors | None) -> float:

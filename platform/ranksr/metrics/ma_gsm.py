@@ -4,14 +4,13 @@ Ma et al. 2017, section 3.2 (after DIVINE, Moorthy & Bovik 2011): each coefficie
 Gaussian scale mixture gives its neighbourhood of eight neighbours, the parent and the other orientations.
 """
 
-import functools
 import math
 
 import numpy as np
 
-from ranksr.images import resize_bicubic
 from ranksr.metrics.kernels import kernel, scratch, shape_buckets, shape_index, shape_table
-from ranksr.metrics.ma_pyramid import NUM_BANDS, build_pyramid, coarse_shape
+from ranksr.metrics.ma_likeness import across_orientations, across_scales
+from ranksr.metrics.ma_pyramid import NUM_BANDS, build_pyramid, coarse_shape, double, double_taps, enlarge
 
 GUARD_PX = 16
 LEAST_PX = 45
@@ -20,7 +19,6 @@ NEIGHBOURHOOD, PARENT = 15, 9
 """3x3 coefficients, the parent, five other orientations; and the parent's place."""
 SINGULAR = 1e-12
 """Fraction of a neighbour's power that the others leave unexplained, below which it is rounding noise."""
-SSIM_C2 = (0.03 * 255) ** 2
 STRIP_ROWS = 8
 TILE_PX = 64
 
@@ -41,7 +39,7 @@ def gsm_features(gray: np.ndarray) -> np.ndarray | None:
     rest = buffer[19 * planes + 12 * rows * columns :]
     build_pyramid(gray, high, fine, coarse, rest[:transforms].view(np.complex128))
     for band, out in zip(coarse, raised, strict=True):
-        _double(band, _double_taps(), out)
+        double(band, double_taps(), out)
     # The sixth fine band has no parent, an oversight of the published code; the coarse ones have none.
     fine_normal, fine_moments = _normalise(fine, raised[: NUM_BANDS - 1], GUARD_PX, normal)
     _, coarse_moments = _normalise(coarse, raised[:0], GUARD_PX // 2, coarse_normal.reshape(-1))
@@ -50,8 +48,8 @@ def gsm_features(gray: np.ndarray) -> np.ndarray | None:
     shapes = [_shape(moment) for moment in (*fine_moments, *coarse_moments, *(fine_moments + coarse_moments))]
     if (height, width) != (2 * rows, 2 * columns):
         for band, out in zip(coarse, raised, strict=True):
-            out[:] = resize_bicubic(band, height, width)
-    alike = _across_scales(high, fine, raised, rest) + _across_orientations(fine_normal, fine, raised, rest)
+            out[:] = enlarge(enlarge(band, height).T, width).T
+    alike = across_scales(high, fine, raised, rest) + across_orientations(fine_normal, fine, raised, rest)
     return np.array(shapes + alike)
 
 
@@ -90,80 +88,6 @@ def _normalise(
         _divide(bands, parents, band, whitening[band] / math.sqrt(size), means[band], guard_px, normal[band])
         _centre(normal[band], moments[band])
     return normal, moments if np.isfinite(moments).all() else None
-
-
-def _across_scales(high: np.ndarray, fine: np.ndarray, raised: np.ndarray, rest: np.ndarray) -> list[float]:
-    """Likeness of the high-pass rest with each fine and each enlarged coarse band."""
-    taps, product = _window_taps(), rest[: high.size].reshape(high.shape)
-    mean, variance, other_mean, other_variance = (
-        rest[(k + 1) * high.size :][: (high.shape[0] - 10) * (high.shape[1] - 10)].reshape(high.shape[0] - 10, -1)
-        for k in range(4)
-    )
-    _local_moments(high, taps, product, mean, variance)
-    found = []
-    for band in (*fine, *raised):
-        _local_moments(band, taps, product, other_mean, other_variance)
-        found.append(_likeness(high, band, mean, variance, other_mean, other_variance, taps, product))
-    return found
-
-
-def _across_orientations(normal: np.ndarray, first: np.ndarray, second: np.ndarray, rest: np.ndarray) -> list[float]:
-    """Likeness of each pair of normalised fine bands. Overwrites `first` and `second`."""
-    _, rows, columns = normal.shape
-    shape = (NUM_BANDS, rows - 10, columns - 10)
-    means, variances = (part.reshape(-1)[: math.prod(shape)].reshape(shape) for part in (first, second))
-    taps, product = _window_taps(), rest[: rows * columns].reshape(rows, columns)
-    for band, mean, variance in zip(normal, means, variances, strict=True):
-        _local_moments(band, taps, product, mean, variance)
-    return [
-        _likeness(normal[a], normal[b], means[a], variances[a], means[b], variances[b], taps, product)
-        for a in range(NUM_BANDS)
-        for b in range(a + 1, NUM_BANDS)
-    ]
-
-
-@functools.cache
-def _window_taps() -> np.ndarray:
-    """Half of SSIM's 11-tap Gaussian of sigma 1.5, centre first."""
-    taps = np.exp(-(np.arange(6) ** 2) / (2 * 1.5**2))
-    return taps / (2 * taps.sum() - taps[0])
-
-
-@functools.cache
-def _double_taps() -> np.ndarray:
-    """MATLAB's bicubic weights at distances 1.75, 0.75, 0.25 and 1.25."""
-    near, far = np.array([0.75, 0.25]), np.array([1.75, 1.25])
-    inner = 1.5 * near**3 - 2.5 * near**2 + 1
-    outer = -0.5 * far**3 + 2.5 * far**2 - 4 * far + 2
-    return np.array([outer[0], inner[0], inner[1], outer[1]])
-
-
-@kernel
-def _double(source, taps, out):
-    """MATLAB's imresize(source, 2), symmetric border, cut to the size of `out`."""
-    height, width = source.shape
-    line = np.empty(width + 4)
-    for y in range(out.shape[0]):
-        middle, step = y // 2, 1 if y % 2 else -1
-        line[:] = 0.0
-        for k in range(4):
-            # Outwards from the far side: an even row leans to the row above, an odd one to the row below.
-            row = middle + step * (2 - k)
-            row = -1 - row if row < 0 else (2 * height - 1 - row if row >= height else row)
-            origin, weight = source[row], taps[k]
-            for x in range(width):
-                line[x + 2] += weight * origin[x]
-        line[1], line[0] = line[2], line[3]
-        line[width + 2], line[width + 3] = line[width + 1], line[width]
-        for x in range(out.shape[1] // 2):
-            inner = taps[1] * line[x + 1] + taps[2] * line[x + 2]
-            out[y, 2 * x] = taps[0] * line[x] + inner + taps[3] * line[x + 3]
-            inner = taps[1] * line[x + 3] + taps[2] * line[x + 2]
-            out[y, 2 * x + 1] = taps[0] * line[x + 4] + inner + taps[3] * line[x + 1]
-        if out.shape[1] % 2:
-            x = width - 1
-            inner = taps[1] * line[x + 1] + taps[2] * line[x + 2]
-            out[y, 2 * x] = taps[0] * line[x] + inner + taps[3] * line[x + 3]
 
 
 @kernel
@@ -347,51 +271,3 @@ def _centre(plane, moments):
             squares += value * value
             absolutes += abs(value)
     moments[0], moments[1], moments[2] = plane.size, squares, absolutes
-
-
-@kernel
-def _blur_row(plane, y, taps, line, out):
-    """Row `y` of the valid 11x11 Gaussian mean, into `out`."""
-    t0, t1, t2, t3, t4, t5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
-    # Two loops, because LLVM gives up on vectors when it must check more than eight pairs of rows for overlap.
-    for x in range(plane.shape[1]):
-        near = t1 * (plane[y + 4, x] + plane[y + 6, x]) + t2 * (plane[y + 3, x] + plane[y + 7, x])
-        line[x] = t0 * plane[y + 5, x] + near
-    for x in range(plane.shape[1]):
-        far = t4 * (plane[y + 1, x] + plane[y + 9, x]) + t5 * (plane[y, x] + plane[y + 10, x])
-        line[x] += t3 * (plane[y + 2, x] + plane[y + 8, x]) + far
-    for x in range(out.size):
-        near = t1 * (line[x + 4] + line[x + 6]) + t2 * (line[x + 3] + line[x + 7])
-        far = t4 * (line[x + 1] + line[x + 9]) + t5 * (line[x] + line[x + 10])
-        out[x] = t0 * line[x + 5] + near + t3 * (line[x + 2] + line[x + 8]) + far
-
-
-@kernel
-def _local_moments(plane, taps, square, mean, variance):
-    """Local mean and variance; `square` is working memory."""
-    for y in range(plane.shape[0]):
-        for x in range(plane.shape[1]):
-            square[y, x] = plane[y, x] * plane[y, x]
-    line, first, second = np.empty(plane.shape[1]), np.empty(mean.shape[1]), np.empty(mean.shape[1])
-    for y in range(mean.shape[0]):
-        _blur_row(plane, y, taps, line, first)
-        _blur_row(square, y, taps, line, second)
-        for x in range(mean.shape[1]):
-            mean[y, x] = first[x]
-            variance[y, x] = second[x] - first[x] * first[x]
-
-
-@kernel
-def _likeness(first, second, mean1, variance1, mean2, variance2, taps, product):
-    """Mean contrast-structure term of SSIM; `product` is working memory."""
-    for y in range(first.shape[0]):
-        for x in range(first.shape[1]):
-            product[y, x] = first[y, x] * second[y, x]
-    line, blurred = np.empty(first.shape[1]), np.empty(mean1.shape[1])
-    total = 0.0
-    for y in range(mean1.shape[0]):
-        _blur_row(product, y, taps, line, blurred)
-        for x in range(blurred.size):
-            covariance = blurred[x] - mean1[y, x] * mean2[y, x]
-            total += (2 * covariance + SSIM_C2) / (variance1[y, x] + variance2[y, x] + SSIM_C2)
-    return total / mean1.size

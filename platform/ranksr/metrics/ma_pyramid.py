@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ranksr.metrics.kernels import kernel
+
 NUM_BANDS = 6
 CACHED_PIXELS = 2**19
 """Masks of larger images are not kept: they would fill a worker's memory."""
@@ -122,3 +124,55 @@ def _angular(angle: np.ndarray) -> np.ndarray:
     scale = math.sqrt(2 ** (2 * order) * math.factorial(order) ** 2 / (NUM_BANDS * math.factorial(2 * order)))
     samples = scale * np.cos(phase) ** order
     return np.stack([np.interp(angle, phase + np.pi * band / NUM_BANDS, samples) for band in range(NUM_BANDS)])
+
+
+def enlarge(source: np.ndarray, rows: int) -> np.ndarray:
+    """MATLAB's bicubic imresize of (n, columns) to more rows, symmetric border: for sizes that are not doubled."""
+    size = source.shape[0]
+    centre = (np.arange(rows) + 0.5) * size / rows - 0.5
+    out = np.zeros((rows, source.shape[1]))
+    for tap in range(-1, 3):
+        position = np.floor(centre).astype(int) + tap
+        distance = np.abs(centre - position)
+        inner = 1.5 * distance**3 - 2.5 * distance**2 + 1
+        outer = -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+        mirrored = np.where(position < 0, -1 - position, np.minimum(position, 2 * size - 1 - position))
+        out += np.where(distance <= 1, inner, outer)[:, None] * source[mirrored]
+    return out
+
+
+@functools.cache
+def double_taps() -> np.ndarray:
+    """MATLAB's bicubic weights at distances 1.75, 0.75, 0.25 and 1.25."""
+    near, far = np.array([0.75, 0.25]), np.array([1.75, 1.25])
+    inner = 1.5 * near**3 - 2.5 * near**2 + 1
+    outer = -0.5 * far**3 + 2.5 * far**2 - 4 * far + 2
+    return np.array([outer[0], inner[0], inner[1], outer[1]])
+
+
+@kernel
+def double(source, taps, out):
+    """MATLAB's imresize(source, 2), symmetric border, cut to the size of `out`."""
+    height, width = source.shape
+    line = np.empty(width + 4)
+    for y in range(out.shape[0]):
+        middle, step = y // 2, 1 if y % 2 else -1
+        line[:] = 0.0
+        for k in range(4):
+            # Outwards from the far side: an even row leans to the row above, an odd one to the row below.
+            row = middle + step * (2 - k)
+            row = -1 - row if row < 0 else (2 * height - 1 - row if row >= height else row)
+            origin, weight = source[row], taps[k]
+            for x in range(width):
+                line[x + 2] += weight * origin[x]
+        line[1], line[0] = line[2], line[3]
+        line[width + 2], line[width + 3] = line[width + 1], line[width]
+        for x in range(out.shape[1] // 2):
+            inner = taps[1] * line[x + 1] + taps[2] * line[x + 2]
+            out[y, 2 * x] = taps[0] * line[x] + inner + taps[3] * line[x + 3]
+            inner = taps[1] * line[x + 3] + taps[2] * line[x + 2]
+            out[y, 2 * x + 1] = taps[0] * line[x + 4] + inner + taps[3] * line[x + 1]
+        if out.shape[1] % 2:
+            x = width - 1
+            inner = taps[1] * line[x + 1] + taps[2] * line[x + 2]
+            out[y, 2 * x] = taps[0] * line[x] + inner + taps[3] * line[x + 3]

@@ -18,13 +18,14 @@ import scipy.special
 from ranksr import storage
 from ranksr.config import UserError
 from ranksr.metrics.kernels import kernel, nearest_ascending, scratch
-from ranksr.metrics.scores import Score, unscorable, why_no_statistics
+from ranksr.metrics.published import published_file
+from ranksr.metrics.scores import FITTED, Score, unscorable, why_no_statistics
 
 BLOCK_PX = 96
 NUM_FEATURES = 36
 SHARP_FRACTION = 0.75
 """Blocks sharper than this fraction of an image's sharpest block are pristine (paper, section III-C)."""
-FITTED = "calibrated here, not comparable with published values"
+REMEDY = "give niqe_modelparameters.mat, a fitted .npz, `published` or `fit`"
 
 
 class NiqeModel(NamedTuple):
@@ -66,25 +67,32 @@ def niqe_features(gray: np.ndarray, stride_px: int = BLOCK_PX) -> tuple[np.ndarr
     return _features(whole_blocks, stride_px, taps, half_taps, *_shape_table(), scratch(3 * rows * columns))
 
 
-def load_niqe_model(path: str | pathlib.Path) -> NiqeModel:
-    """Read a published .mat (`mu_prisparam`, `cov_prisparam`) or a fitted .npz, local or s3.
+def load_niqe_model(source: str) -> NiqeModel:
+    """The model of a published .mat (`mu_prisparam`, `cov_prisparam`) or fitted .npz file, or `published`.
 
-    Raises UserError for other files.
+    `source` may be s3://... Raises UserError for other files.
     """
-    remedy = "give niqe_modelparameters.mat, a fitted .npz, `published` or `fit`"
+    if source == "published":
+        path = published_file("niqe", lambda path: _parse(path.read_bytes(), str(path)))
+        return _parse(path.read_bytes(), str(path))._replace(provenance="published niqe_modelparameters.mat")
     try:
-        data = io.BytesIO(storage.read_bytes(str(path)))
-        if str(path).endswith(".npz"):
-            with np.load(data, allow_pickle=False) as stored:
+        return _parse(storage.read_bytes(str(source)), str(source))
+    except OSError as error:
+        raise UserError(f"NIQE model {source} cannot be read ({error}): {REMEDY}") from error
+
+
+def _parse(data: bytes, name: str) -> NiqeModel:
+    try:
+        if data.startswith(b"PK"):
+            with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 fields = {key: stored[key] for key in ("mean", "covariance", "provenance")}
         else:
-            stored = scipy.io.loadmat(data, variable_names=("mu_prisparam", "cov_prisparam"))
-            fields = {"mean": stored["mu_prisparam"], "covariance": stored["cov_prisparam"], "provenance": "published"}
-    except FileNotFoundError as error:
-        raise UserError(f"NIQE model {path} does not exist: {remedy}") from error
+            stored = scipy.io.loadmat(io.BytesIO(data), variable_names=("mu_prisparam", "cov_prisparam"))
+            provenance = f"file {pathlib.PurePath(name).name}"
+            fields = {"mean": stored["mu_prisparam"], "covariance": stored["cov_prisparam"], "provenance": provenance}
     except Exception as error:  # a damaged file can fail anywhere in the readers of zip, zlib and MATLAB's format
-        raise UserError(f"NIQE model {path} cannot be read ({type(error).__name__}: {error}): {remedy}") from error
-    return _validated(fields, f"NIQE model {path}", remedy)
+        raise UserError(f"NIQE model {name} cannot be read ({type(error).__name__}: {error}): {REMEDY}") from error
+    return _validated(fields, f"NIQE model {name}", REMEDY)
 
 
 def _validated(fields: dict[str, Any], what: str, remedy: str) -> NiqeModel:
@@ -102,11 +110,11 @@ def _validated(fields: dict[str, Any], what: str, remedy: str) -> NiqeModel:
     return NiqeModel(mean, covariance, str(fields["provenance"]))
 
 
-def save_niqe_model(model: NiqeModel, path: str | pathlib.Path) -> None:
-    """Write the .npz that `load_niqe_model` reads, local or s3; the file appears whole."""
-    buffer = io.BytesIO()
-    np.savez(buffer, mean=model.mean, covariance=model.covariance, provenance=np.array(model.provenance))
-    storage.write_bytes(str(path), buffer.getbuffer())
+def save_niqe_model(model: NiqeModel, path: str) -> None:
+    """Write the .npz that `load_niqe_model` reads, whole or not at all, to a local path or s3://..."""
+    out = io.BytesIO()
+    np.savez(out, mean=model.mean, covariance=model.covariance, provenance=np.array(model.provenance))
+    storage.write_bytes(str(path), out.getbuffer())
 
 
 def fit_niqe_model(images: Iterable[np.ndarray]) -> NiqeModel:

@@ -8,24 +8,46 @@ import numpy as np
 
 from ranksr.config import UserError
 from ranksr.metrics.external import external_score
+from ranksr.metrics.ma import MaModel, load_ma_model, ma_scores
 from ranksr.metrics.niqe import NiqeModel, load_niqe_model, niqe_score
 from ranksr.metrics.profiles import to_gray
 from ranksr.metrics.psnr import psnr, ssim
+from ranksr.metrics.published import locked
 from ranksr.metrics.scores import Score, unscorable, why_unscorable
-from ranksr.metrics.table import METRICS, PYIQA, metric_info
+from ranksr.metrics.table import PYIQA, metric_info
 
 
 class Models(NamedTuple):
     """What the scores of NIQE, Ma and PI depend on besides the image."""
 
     niqe: NiqeModel | None
-    ma: None
+    ma: MaModel | None
 
 
 @functools.lru_cache(maxsize=8)
 def load_models(niqe_model: str | None, ma_model: str | None = None) -> Models:
-    """Load each model named by a path; None leaves it out. Cached per process."""
-    return Models(load_niqe_model(niqe_model) if niqe_model else None, None)
+    """Load the models (see `load_niqe_model`, `load_ma_model`; None leaves one out) and compile what they need.
+
+    Cached per process. The first process of a node compiles and converts, the others wait for its result.
+    """
+    for name, source in (("niqe", niqe_model), ("ma", ma_model)):
+        if source == "fit":
+            raise UserError(f"{name}_model=fit names no file yet: fit it first, then give the file it was saved to")
+    models = Models(load_niqe_model(niqe_model) if niqe_model else None, load_ma_model(ma_model) if ma_model else None)
+    try:
+        with locked("compile"):
+            _compile(models)
+    except UserError:  # no folder for the lock: every process compiles for itself
+        _compile(models)
+    return models
+
+
+def _compile(models: Models) -> None:
+    texture = np.random.default_rng(0).integers(0, 256, (96, 192), np.uint8)
+    if models.niqe:
+        niqe_score(texture, models.niqe)
+    if models.ma:
+        ma_scores([texture], models.ma)
 
 
 def score(
@@ -44,18 +66,29 @@ def score_batch(
     metrics: Sequence[str],
     models: Models,
     profile: str = "pirm",
-    references: Sequence[np.ndarray] | None = None,
+    references: Sequence[np.ndarray | None] | None = None,
 ) -> list[dict[str, Score]]:
     """Scores of each image by metric name. An image that cannot be scored gets NaN and a reason, never an exception.
 
     Raises UserError before the first image for an unknown metric or profile, or a missing model or reference.
+    Ma is faster with 32 and more images at once; no score depends on its neighbours in the batch.
     """
     _check(metrics, models, profile, references)
-    pairs = zip(images, references if references is not None else [None] * len(images), strict=True)
-    return [_score_one(image, reference, metrics, models, profile) for image, reference in pairs]
+    reasons = [why_unscorable(image) for image in images]
+    whole = [index for index, reason in enumerate(reasons) if reason is None]
+    blind = _blind_scores([images[index] for index in whole], metrics, models, profile)
+    found: list[dict[str, Score]] = [{name: unscorable(reason or "") for name in metrics} for reason in reasons]
+    for place, index in enumerate(whole):
+        reference = references[index] if references is not None else None
+        for name in metrics:
+            column = blind.get(name)
+            found[index][name] = column[place] if column else _other_score(name, images[index], reference)
+    return found
 
 
-def _check(metrics: Sequence[str], models: Models, profile: str, references: Sequence[np.ndarray] | None) -> None:
+def _check(
+    metrics: Sequence[str], models: Models, profile: str, references: Sequence[np.ndarray | None] | None
+) -> None:
     to_gray(np.zeros((9, 9), np.uint8), profile)
     for name in metrics:
         if metric_info(name).needs_reference and references is None:
@@ -66,27 +99,73 @@ def _check(metrics: Sequence[str], models: Models, profile: str, references: Seq
             raise UserError(f"metric {name!r} needs a Ma model: give ma_model")
 
 
-def _score_one(
-    image: np.ndarray, reference: np.ndarray | None, metrics: Sequence[str], models: Models, profile: str
-) -> dict[str, Score]:
-    if reason := why_unscorable(image):
-        return {name: unscorable(reason) for name in metrics}
-    gray = to_gray(image, profile) if set(metrics) & {"niqe", "ma", "pi"} else None
-    scores: dict[str, Score] = {}
-    for name in metrics:
-        if name.startswith(PYIQA):
-            scores[name] = external_score(name.removeprefix(PYIQA), image, reference)
-        elif METRICS[name].needs_reference:
-            scores[name] = _compare(name, image, reference)
-        elif name == "niqe":
-            scores[name] = niqe_score(gray, models.niqe)
-    return scores
+def _blind_scores(
+    images: Sequence[np.ndarray], metrics: Sequence[str], models: Models, profile: str
+) -> dict[str, list[Score]]:
+    """Columns of NIQE, Ma and PI, as far as `metrics` asks for them."""
+    wanted = {"niqe", "ma", "pi"} & set(metrics)
+    if not wanted:
+        return {}
+    grays = [to_gray(image, profile) for image in images]
+    columns: dict[str, list[Score]] = {}
+    if wanted & {"niqe", "pi"}:
+        assert models.niqe is not None
+        columns["niqe"] = [niqe_score(gray, models.niqe) for gray in grays]
+    if wanted & {"ma", "pi"}:
+        assert models.ma is not None
+        columns["ma"] = ma_scores(grays, models.ma)
+    if "pi" in wanted:
+        columns["pi"] = [_perceptual_index(*pair) for pair in zip(columns["niqe"], columns["ma"], strict=True)]
+    return columns
 
 
-def _compare(name: str, image: np.ndarray, reference: np.ndarray | None) -> Score:
-    if reference is None:
-        return unscorable("no reference image")
+def _perceptual_index(niqe_value: Score, ma_value: Score) -> Score:
+    """PI of the PIRM 2018 challenge: the mean of NIQE and 10 - Ma."""
+    reason = niqe_value.reason or ma_value.reason
+    return unscorable(reason) if reason else Score((niqe_value.value + 10 - ma_value.value) / 2)
+
+
+def _other_score(name: str, image: np.ndarray, reference: np.ndarray | None) -> Score:
+    if metric_info(name).needs_reference:
+        if reference is None:
+            return unscorable("no reference image")
+        if reason := why_unscorable(reference):
+            return unscorable(f"reference: {reason}")
+    if name.startswith(PYIQA):
+        return external_score(name.removeprefix(PYIQA), image, reference)
     try:
         return Score({"psnr": psnr, "ssim": ssim}[name](image, reference))
-    except ValueError as error:
+    except UserError as error:
         return unscorable(str(error))
+
+
+def niqe(
+    image: np.ndarray | Sequence[np.ndarray], model: str = "published", profile: str = "pirm"
+) -> float | np.ndarray:
+    """NIQE of one uint8 HWC RGB or HW image, or of each in a list or NHWC array: (N,). Lower is better; NaN: none.
+
+    `model`: `published` (downloaded once), or the path of a .mat or fitted file. `score` also gives the reasons.
+    """
+    return _values("niqe", image, load_models(model), profile)
+
+
+def ma(image: np.ndarray | Sequence[np.ndarray], model: str = "published", profile: str = "pirm") -> float | np.ndarray:
+    """Ma (NRQM), 0 to 10, higher is better; arguments as those of `niqe`."""
+    return _values("ma", image, load_models(None, model), profile)
+
+
+def pi(
+    image: np.ndarray | Sequence[np.ndarray],
+    niqe_model: str = "published",
+    ma_model: str = "published",
+    profile: str = "pirm",
+) -> float | np.ndarray:
+    """Perceptual index, (NIQE + 10 - Ma) / 2, lower is better; arguments as those of `niqe`."""
+    return _values("pi", image, load_models(niqe_model, ma_model), profile)
+
+
+def _values(metric: str, image: np.ndarray | Sequence[np.ndarray], models: Models, profile: str) -> float | np.ndarray:
+    one = isinstance(image, np.ndarray) and image.ndim < 4
+    scores = score_batch([image] if one else list(image), [metric], models, profile)
+    values = np.array([found[metric].value for found in scores])
+    return float(values[0]) if one else values

@@ -5,6 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+FITTED = "calibrated here, not comparable with published values"
+"""What every table says that shows scores of a fitted model."""
+
 
 class Score(NamedTuple):
     """`value` is NaN exactly when `reason` says why the image cannot be scored."""
@@ -34,9 +37,11 @@ def why_unscorable(image: np.ndarray) -> str | None:
 
 def why_no_statistics(gray: np.ndarray) -> str | None:
     """Why natural-scene statistics of uint8 HW do not exist, or None: they are rounding noise on such patterns."""
-    same_rows, same_columns = (gray == gray[:1]).all(), (gray == gray[:, :1]).all()
-    if same_rows and same_columns:
+    if (gray == gray[0, 0]).all():
         return "constant image"
-    if same_rows or same_columns:
+    shifts = ((gray[1:], gray[:-1]), (gray[:, 1:], gray[:, :-1]))
+    diagonals = ((gray[1:, 1:], gray[:-1, :-1]), (gray[1:, :-1], gray[:-1, 1:]))
+    # The first column is looked at first: it settles nearly every photograph.
+    if any((a[:, :1] == b[:, :1]).all() and (a == b).all() for a, b in (*shifts, *diagonals)):
         return "one-dimensional pattern"
     return None

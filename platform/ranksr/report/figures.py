@@ -27,6 +27,7 @@ DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))
 """So that no line is known by its colour alone."""
 NOT_CURVES = frozenset({"step", "split", "learning_rate"})
 LOSS = "loss, weighted"
+TERMS = ("pixel", "perceptual", "adversarial", "rank content", "discriminator", "D(HR)", "D(SR)")
 DIAGNOSTICS = {
     "d_real": ("probability of being real", "D(HR)"),
     "d_fake": ("probability of being real", "D(SR)"),
@@ -103,10 +104,15 @@ def _figure(title: str, panels: Mapping[str, Lines]) -> Markup:
 
 
 def _draw_panel(axes: Axes, name: str, lines: Lines) -> None:
-    for i, (label, points) in enumerate(lines.items()):
-        marker = "o" if len(points) <= 40 else None
+    for i, (label, points) in enumerate(sorted(lines.items(), key=lambda line: _place(line[0]))):
+        style = _place(label) if name == LOSS and label in TERMS else i
         _draw(
-            axes, points, marker=marker, label=label, color=PALETTE[i % len(PALETTE)], linestyle=DASHES[i % len(DASHES)]
+            axes,
+            points,
+            marker="o" if len(points) <= 40 else None,
+            label=label,
+            color=PALETTE[style % len(PALETTE)],
+            linestyle=DASHES[style % len(DASHES)],
         )
     if name.startswith("srocc"):
         axes.axhline(paper.RANKER_SROCC, color=INK, linestyle=":", linewidth=1, label=f"paper: {paper.RANKER_SROCC}")
@@ -120,6 +126,11 @@ def _draw_panel(axes: Axes, name: str, lines: Lines) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if name == LOSS or len(axes.get_lines()) > 1:
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=2.4)
+
+
+def _place(label: str) -> int:
+    """Where a line stands among the others, so that a loss term looks the same in every stage."""
+    return TERMS.index(label) if label in TERMS else len(TERMS)
 
 
 def _draw(axes: Axes, points: np.ndarray, marker: str | None, **style: Any) -> None:

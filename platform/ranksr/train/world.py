@@ -20,13 +20,13 @@ class World:
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network on its device, its gradients averaged over the workers.
 
-        Buffers are not broadcast: the discriminator runs forward twice before one backward, and a broadcast in
-        between would change batch-norm buffers that autograd still needs (pytorch#175024).
+        Buffers are not synchronised in forward: the discriminator runs forward twice before one backward, and
+        that would change batch-norm buffers which autograd still needs (pytorch#175024).
         """
         network = network.to(self.device)
         if self.num_workers == 1:
             return network
-        return nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+        return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
 
     def mean(self, values: dict[str, float]) -> dict[str, float]:
         """The mean over the workers, of the same keys on each."""

@@ -1,0 +1,251 @@
+"""Scoring: ours beside pyiqa, one thread, real 296x296 patches. Prints ms per patch, ratios, accuracy and memory.
+
+    python benchmarks/scoring.py [--json] [--niqe-model FILE] [--reference FILE.npz] [--ray]
+
+pyiqa's Ma is timed without its forests (their file is 78 MB to download), ours with forests of the published size:
+the ratio is a lower bound. The accuracy against MATLAB needs the published NIQE model and, for the Ma features, a
+file with `gray`, `niqe` and `ma_f1` .. `ma_f3` computed by the original code; without them those lines are left out.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[_variable] = "1"  # before NumPy and torch are imported
+
+import numpy as np
+import skimage.data
+import torch
+
+from ranksr.config import UserError
+from ranksr.images import decode
+from ranksr.metrics.external import import_pyiqa
+from ranksr.metrics.forest import Forest
+from ranksr.metrics.ma import MaModel, load_ma_model, ma_scores, save_ma_model
+from ranksr.metrics.ma_features import NUM_FEATURES, ma_features
+from ranksr.metrics.niqe import NiqeModel, fit_niqe_model, load_niqe_model, niqe_score, save_niqe_model
+from ranksr.metrics.profiles import to_gray
+from ranksr.metrics.scorer import load_models, score_batch
+
+PATCH_PX, NUM_PATCHES = 296, 32
+NUM_TREES, TREE_DEPTH = 2000, 9
+CALIBRATION = {
+    "I03": 15.7536293917814,
+    "I04": 3.65492152353770,
+    "I06": 3.23547743716998,
+    "I08": 3.18403333858339,
+    "I19": 8.63519663862637,
+}
+"""Official NIQE (MATLAB, rgb2gray, nothing shaved) of the images that pyiqa's wheel installs."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--niqe-model", metavar="FILE", help="the published niqe_modelparameters.mat, for the accuracy")
+    parser.add_argument(
+        "--reference", metavar="FILE", help="features and scores of the original code, for the accuracy"
+    )
+    parser.add_argument("--ray", action="store_true", help="also score 2,000 patches with Ray Data on all cores")
+    parser.add_argument("--memory", nargs=2, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.memory:
+        print(worker_memory(*args.memory))
+        return
+    torch.set_num_threads(1)
+    patches = real_patches()
+    niqe_model = load_niqe_model(args.niqe_model) if args.niqe_model else fit_niqe_model(map(to_gray, patches))
+    result = {"machine": machine(), "patch": f"{PATCH_PX}x{PATCH_PX}, profile pirm", **speed(patches, niqe_model)}
+    result |= accuracy(niqe_model if args.niqe_model else None, args.reference)
+    result |= footprint(niqe_model)
+    if args.ray:
+        result |= ray_job(patches, niqe_model)
+    print(json.dumps(result) if args.json else as_text(result))
+
+
+def real_patches() -> list[np.ndarray]:
+    """Patches of photographs in scikit-image's wheel: uint8 HWC RGB."""
+    found = []
+    for photo in (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.cat()):
+        for y in np.linspace(0, photo.shape[0] - PATCH_PX, 4).astype(int):
+            for x in np.linspace(0, photo.shape[1] - PATCH_PX, 3).astype(int):
+                found.append(np.ascontiguousarray(photo[y : y + PATCH_PX, x : x + PATCH_PX]))
+    return found[:NUM_PATCHES]
+
+
+def model_of_published_size(seed: int = 0) -> MaModel:
+    """Three forests of 2000 complete trees of 1023 nodes with random content: 67 MB, for timing only."""
+    rng = np.random.default_rng(seed)
+    nodes = 2 ** (TREE_DEPTH + 1) - 1
+    here = np.arange(nodes)
+    child = np.tile(np.where(here < 2**TREE_DEPTH - 1, 2 * here + 1, 0).astype(np.uint16), NUM_TREES)
+    forests = []
+    for columns in NUM_FEATURES:
+        feature = rng.integers(0, columns, nodes * NUM_TREES, np.uint8)
+        value = rng.uniform(0, 3, nodes * NUM_TREES)
+        forests.append(Forest(value, child, feature, np.arange(NUM_TREES + 1) * nodes))
+    return MaModel(tuple(forests), np.array([0, 1, 1, 1]) / 3, "random")
+
+
+def milliseconds(work: Callable[[], Any], repeats: int, per: int = 1) -> float:
+    """Best CPU time of `repeats` runs after one that warms up."""
+    work()
+    best = float("inf")
+    for _ in range(repeats):
+        began = time.thread_time()
+        work()
+        best = min(best, time.thread_time() - began)
+    return best * 1000 / per
+
+
+def speed(patches: list[np.ndarray], niqe_model: NiqeModel) -> dict[str, Any]:
+    """ms per patch of both, and the ratios."""
+    grays = [to_gray(patch) for patch in patches]
+    ma_model = model_of_published_size()
+    ours = {
+        "niqe": milliseconds(lambda: [niqe_score(gray, niqe_model) for gray in grays], 5, len(grays)),
+        "ma": milliseconds(lambda: ma_scores(grays, ma_model), 3, len(grays)),
+    }
+    theirs = pyiqa_milliseconds(grays[0], niqe_model)
+    for column in (ours, theirs):
+        if column:
+            column["pi"] = column["niqe"] + column["ma"]
+    ratios = {name: theirs[name] / ours[name] for name in theirs}
+    return {"ours_ms": ours, "pyiqa_ms": theirs, "ratio": ratios}
+
+
+def pyiqa_milliseconds(gray: np.ndarray, model: NiqeModel) -> dict[str, float]:
+    """Time of pyiqa's NIQE and of its Ma features; empty when it is not installed."""
+    try:
+        import_pyiqa()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return {}
+    from pyiqa.archs import niqe_arch, nrqm_arch
+
+    image = torch.from_numpy(gray.astype(np.float64))[None, None]
+    mean, covariance = torch.from_numpy(model.mean)[None], torch.from_numpy(model.covariance)[None]
+
+    def features() -> None:
+        pyramid = nrqm_arch.get_gauss_pyramid(image / 255)
+        for plane in pyramid:
+            nrqm_arch.block_dct(plane)
+            torch.linalg.svd(nrqm_arch.im2col(plane, 5, "distinct"), full_matrices=False)
+        nrqm_arch.global_gsm(image)
+
+    with torch.inference_mode():
+        return {
+            "niqe": milliseconds(lambda: niqe_arch.niqe(image, mean, covariance), 10),
+            "ma": milliseconds(features, 2),
+        }
+
+
+def accuracy(model: NiqeModel | None, reference: str | None) -> dict[str, Any]:
+    """Largest differences from MATLAB."""
+    found: dict[str, Any] = {}
+    spec = importlib.util.find_spec("pyiqa")
+    folder = pathlib.Path(spec.origin).parents[1] / "ResultsCalibra" / "dist_dir" if spec and spec.origin else None
+    if model and folder and folder.exists():
+        scores = {
+            name: niqe_score(to_gray(decode((folder / f"{name}.bmp").read_bytes()), "gray"), model).value
+            for name in CALIBRATION
+        }
+        found["niqe_calibration_error"] = max(abs(scores[name] - CALIBRATION[name]) for name in CALIBRATION)
+    if reference:
+        stored = np.load(reference)
+        features = [ma_features(gray) for gray in stored["gray"]]
+        errors = [
+            np.abs(np.array([one[kind] for one in features]) / stored[f"ma_f{kind + 1}"] - 1).max() for kind in range(3)
+        ]
+        found["ma_feature_relative_error"] = float(max(errors))
+        if model:
+            scores = np.array([niqe_score(gray, model).value for gray in stored["gray"]])
+            found["niqe_relative_error"] = float(np.abs(scores / stored["niqe"] - 1).max())
+    return found
+
+
+def footprint(niqe_model: NiqeModel) -> dict[str, Any]:
+    """Private memory of a fresh process that scores, beside the mapped model that all share."""
+    folder = pathlib.Path(os.environ.get("TMPDIR", "/tmp")) / f"ranksr-bench-{os.getpid()}"
+    folder.mkdir()
+    files = [str(folder / "niqe.npz"), str(folder / "ma.forest")]
+    try:
+        save_niqe_model(niqe_model, files[0])
+        save_ma_model(model_of_published_size(), files[1])
+        out = subprocess.run([sys.executable, __file__, "--memory", *files], check=True, capture_output=True, text=True)
+        return {"worker_mb": float(out.stdout), "shared_model_mb": pathlib.Path(files[1]).stat().st_size / 1e6}
+    finally:
+        for file in files:
+            pathlib.Path(file).unlink(missing_ok=True)
+        folder.rmdir()
+
+
+def worker_memory(niqe_file: str, ma_file: str) -> float:
+    """MB that this process does not share with others after scoring a batch."""
+    score_batch(real_patches(), ["pi"], load_models(niqe_file, ma_file))
+    assert load_ma_model(ma_file)
+    lines = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1e3
+
+
+def ray_job(patches: list[np.ndarray], niqe_model: NiqeModel, count: int = 2000) -> dict[str, Any]:
+    """Share of all cores' time that a Ray Data job spends inside `score_batch`."""
+    import tempfile
+
+    import ray
+    import ray.data
+
+    with tempfile.TemporaryDirectory() as folder:
+        files = [f"{folder}/niqe.npz", f"{folder}/ma.forest"]
+        save_niqe_model(niqe_model, files[0])
+        save_ma_model(model_of_published_size(), files[1])
+
+        class Scorer:
+            def __init__(self) -> None:
+                self.models = load_models(*files)
+
+            def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+                began = time.monotonic()
+                scores = score_batch([patches[index % len(patches)] for index in batch["id"]], ["pi"], self.models)
+                spent = np.zeros(len(scores))
+                spent[0] = time.monotonic() - began
+                return {"pi": np.array([found["pi"].value for found in scores]), "spent": spent}
+
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+        cores = int(ray.cluster_resources()["CPU"])
+        data = ray.data.range(count, override_num_blocks=count // 50)
+        began = time.monotonic()
+        table = data.map_batches(Scorer, batch_size=50, compute=ray.data.ActorPoolStrategy(size=cores)).to_pandas()
+        seconds = time.monotonic() - began
+        ray.shutdown()
+    assert len(table) == count
+    return {"ray_patches": count, "ray_seconds": seconds, "ray_share": table["spent"].sum() / (seconds * cores)}
+
+
+def machine() -> str:
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def as_text(result: dict[str, Any]) -> str:
+    lines = [f"{result['machine']}, one thread, {result['patch']}", "", "metric   ours ms   pyiqa ms    ratio"]
+    for name, ours in result["ours_ms"].items():
+        theirs = result["pyiqa_ms"].get(name)
+        rest = f"{theirs:11.1f} {result['ratio'][name]:7.0f}x" if theirs else "  not installed"
+        lines.append(f"{name:6s} {ours:9.2f}{rest}")
+    lines.append("")
+    known = ("machine", "patch", "ours_ms", "pyiqa_ms", "ratio")
+    lines += [f"{name.replace('_', ' ')}: {value:.3g}" for name, value in result.items() if name not in known]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,265 @@
+"""`ranksr score`: image files and folders in, a table, JSON lines or a file of scores out."""
+
+import argparse
+import concurrent.futures
+import io
+import json
+import math
+import multiprocessing
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+
+from ranksr import storage
+from ranksr.config import UserError
+from ranksr.images import decode
+from ranksr.metrics.profiles import PROFILES
+from ranksr.metrics.scorer import Models, load_models, score_batch
+from ranksr.metrics.scores import FITTED, Score, unscorable
+from ranksr.metrics.table import metric_info
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+MAX_CHUNK = 16
+"""Images that a process takes at once: enough for the forests, few enough for large images."""
+ALONE = 4
+"""Up to so many images are scored in this process: starting others takes longer."""
+
+
+class Request(NamedTuple):
+    """What to score with; travels to every process."""
+
+    metrics: tuple[str, ...]
+    profile: str
+    niqe_model: str | None
+    ma_model: str | None
+
+
+class Row(NamedTuple):
+    """Scores of one file; `reason` names the first thing that has no score, None when all have."""
+
+    image: str
+    scores: dict[str, Score]
+    reason: str | None
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `ranksr score`."""
+    parser.add_argument("paths", nargs="+", metavar="PATH", help="image files, and folders searched for images")
+    parser.add_argument(
+        "--metrics",
+        help="comma-separated: niqe, ma, pi, psnr, ssim, pyiqa:NAME (default: niqe,ma,pi; with a reference psnr,ssim)",
+    )
+    parser.add_argument("--reference", metavar="DIR", help="folder with the HR images under the same names")
+    parser.add_argument(
+        "--profile", choices=PROFILES, default="pirm", help="colour and border protocol (default: pirm)"
+    )
+    parser.add_argument("--niqe-model", default="published", metavar="M", help="file or `published` (the default)")
+    parser.add_argument("--ma-model", default="published", metavar="M", help="file or `published` (the default)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="processes (default: one for each core)")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line instead of a table")
+    parser.add_argument("--out", metavar="FILE", help="also write a .csv or .parquet file")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score image files; exit code 1 when something has no score."""
+    default = "niqe,ma,pi,psnr,ssim" if args.reference else "niqe,ma,pi"
+    metrics = tuple(name.strip() for name in (args.metrics or default).split(",") if name.strip())
+    if not metrics:
+        raise UserError(f"--metrics {args.metrics!r} names no metric: use e.g. niqe,ma,pi")
+    if args.out and not args.out.endswith((".csv", ".parquet")):
+        raise UserError(f"--out {args.out}: use a name that ends in .csv or .parquet")
+    if args.jobs is not None and args.jobs < 1:
+        raise UserError(f"--jobs {args.jobs}: use 1 or more")
+    request = Request(metrics, args.profile, args.niqe_model, args.ma_model)
+    models = _models(request)
+    rows = score_paths(args.paths, request, args.reference, args.jobs, _progress if sys.stderr.isatty() else None)
+    note = fitted_note(request, models)
+    if args.json:
+        for row in rows:
+            print(json.dumps(_record(row, request, note)))
+    else:
+        print(format_table(rows, request, note))
+    if args.out:
+        write_rows(args.out, rows, request, note)
+    bad = [row for row in rows if row.reason]
+    for row in bad:
+        print(f"ranksr: {row.image}: {row.reason}", file=sys.stderr)
+    return 1 if bad else 0
+
+
+def score_paths(
+    paths: Sequence[str],
+    request: Request,
+    reference: str | None = None,
+    jobs: int | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> list[Row]:
+    """Score files and the images in folders, in that order, with `jobs` processes (None: all cores).
+
+    A file that cannot be read becomes a row with a reason. `progress(done, total, seconds)` is called as they come.
+    """
+    _models(request)  # a user's mistake, a download and the compiler come before the processes
+    if needing := [name for name in request.metrics if reference is None and metric_info(name).needs_reference]:
+        raise UserError(f"{', '.join(needing)} compare with a reference: give --reference DIR")
+    work = [(path, _reference_of(path, root, reference)) for path, root in _find(paths)]
+    jobs = jobs or len(os.sched_getaffinity(0))
+    size = max(1, min(MAX_CHUNK, len(work) // (4 * jobs)))
+    chunks = [work[start : start + size] for start in range(0, len(work), size)]
+    rows: list[Row] = []
+    began = time.monotonic()
+    for found in _map(chunks, request, jobs if len(work) > ALONE else 1):
+        rows += found
+        if progress:
+            progress(len(rows), len(work), time.monotonic() - began)
+    return rows
+
+
+def _map(chunks: list[list[tuple[str, str | None]]], request: Request, jobs: int) -> Iterator[list[Row]]:
+    if jobs == 1:
+        yield from (_score_chunk(request, chunk) for chunk in chunks)
+        return
+    # A server that has imported us once, from which processes are forked without our threads.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(chunks)), context, torch.set_num_threads, (1,)) as pool:
+        yield from pool.map(_score_chunk, [request] * len(chunks), chunks)
+
+
+def _score_chunk(request: Request, chunk: list[tuple[str, str | None]]) -> list[Row]:
+    loaded = [(_read(path), _read(reference) if reference else None) for path, reference in chunk]
+    images = [image if isinstance(image, np.ndarray) else None for image, _ in loaded]
+    references = [reference if isinstance(reference, np.ndarray) else None for _, reference in loaded]
+    whole = [index for index, image in enumerate(images) if image is not None]
+    scores = score_batch(
+        [images[index] for index in whole],
+        request.metrics,
+        _models(request),
+        request.profile,
+        [references[index] for index in whole],
+    )
+    found = dict(zip(whole, scores, strict=True))
+    rows = []
+    for index, ((path, _), (image, _)) in enumerate(zip(chunk, loaded, strict=True)):
+        of_image = found.get(index) or {name: unscorable(str(image)) for name in request.metrics}
+        rows.append(Row(path, of_image, next((score.reason for score in of_image.values() if score.reason), None)))
+    return rows
+
+
+def _models(request: Request) -> Models:
+    """Only what the metrics need: NIQE alone must not download Ma's 78 MB."""
+    wanted = set(request.metrics)
+    return load_models(
+        request.niqe_model if wanted & {"niqe", "pi"} else None, request.ma_model if wanted & {"ma", "pi"} else None
+    )
+
+
+def _read(path: str) -> np.ndarray | str:
+    """The image, or why it cannot be read."""
+    try:
+        return decode(pathlib.Path(path).read_bytes())
+    except OSError as error:
+        return error.strerror or str(error)
+    except ValueError as error:
+        return str(error)
+
+
+def _find(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """(file, folder that it was found in) for each image; a path that is no folder stands for itself."""
+    for path in paths:
+        if not os.path.isdir(path):
+            yield path, os.path.dirname(path)
+            continue
+        files = sorted(file for file in pathlib.Path(path).rglob("*") if file.suffix.lower() in SUFFIXES)
+        if not files:
+            raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)})")
+        yield from ((str(file), path) for file in files)
+
+
+def _reference_of(path: str, root: str, reference: str | None) -> str | None:
+    """The reference under the same name, or under the same name with another suffix; None when there is none."""
+    if reference is None:
+        return None
+    twin = pathlib.Path(reference, os.path.relpath(path, root or "."))
+    if twin.exists():
+        return str(twin)
+    others = (twin.with_suffix(suffix) for suffix in SUFFIXES)
+    return next((str(other) for other in others if other.exists()), None)
+
+
+def fitted_note(request: Request, models: Models) -> str | None:
+    """What must be said beside scores of models that were fitted here."""
+    parts = [
+        f"{name}: {model.provenance}"
+        for name, model in zip(Models._fields, models, strict=True)
+        if model and FITTED in model.provenance
+    ]
+    return "; ".join(parts) or None
+
+
+def _record(row: Row, request: Request, note: str | None) -> dict[str, Any]:
+    """One line of JSON or one row of a file. A number that JSON does not have (NaN, infinity) is null."""
+    values = {name: score.value if math.isfinite(score.value) else None for name, score in row.scores.items()}
+    return {"image": row.image, **values, "reason": row.reason, "profile": request.profile, "note": note}
+
+
+def write_rows(path: str, rows: Sequence[Row], request: Request, note: str | None) -> None:
+    """Write a .csv or .parquet file, whole or not at all."""
+    records = [_record(row, request, note) for row in rows]
+    text, numbers = ("image", "reason", "profile", "note"), request.metrics
+    columns = ("image", *numbers, *text[1:])
+    schema = pa.schema([(name, pa.float64() if name in numbers else pa.string()) for name in columns])
+    table, out = pa.Table.from_pylist(records, schema), io.BytesIO()
+    if path.endswith(".csv"):
+        pyarrow.csv.write_csv(table, out)
+    else:
+        pyarrow.parquet.write_table(table, out)
+    storage.write_bytes(path, out.getbuffer())
+
+
+def format_table(rows: Sequence[Row], request: Request, note: str | None) -> str:
+    """A table for people: one line an image, then the mean of what has a score."""
+    lines = [["image", *request.metrics]]
+    for row in rows:
+        lines.append([row.image, *(_number(row.scores[name].value) for name in request.metrics)])
+    means = []
+    for name in request.metrics:
+        values = [row.scores[name].value for row in rows if not math.isnan(row.scores[name].value)]
+        means.append(_number(sum(values) / len(values)) if values else "-")
+    lines.append([f"mean of {len(rows)}", *means])
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    text = [
+        "  ".join(
+            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+        )
+        for line in lines
+    ]
+    rule = "-" * len(text[0])
+    notes = [f"profile {request.profile}", *([note] if note else [])]
+    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], *notes])
+
+
+def _number(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def _progress(done: int, total: int, seconds: float) -> None:
+    """A bar on standard error, redrawn in place."""
+    filled = 30 * done // total
+    rate = done / max(seconds, 1e-9)
+    left = (total - done) / rate
+    bar = "#" * filled + "." * (30 - filled)
+    print(
+        f"\r[{bar}] {done}/{total}  {rate:.1f}/s  {left:.0f} s left ",
+        end="\n" if done == total else "",
+        file=sys.stderr,
+    )
+    sys.stderr.flush()

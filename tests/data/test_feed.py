@@ -1,0 +1,96 @@
+"""Feeds: samples follow from the seed and their number alone."""
+
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from ranksr import images, storage
+from ranksr.data import feed, patches
+from ranksr.data.rank_dataset import Labels
+
+
+@pytest.fixture
+def store(tmp_path: pathlib.Path, photograph: np.ndarray) -> feed.SubImages:
+    """Three sub-images of 64 px."""
+    rows = []
+    for number in range(3):
+        hr = np.ascontiguousarray(photograph[64 * number : 64 * number + 64, 128:192])
+        lr = images.downscale(hr)
+        rows.append(
+            {
+                "image_id": "a",
+                "y": 0,
+                "x": 0,
+                "split": "train",
+                "hr": images.encode_png(hr),
+                "lr": images.encode_png(lr),
+            }
+        )
+    storage.write_table(str(tmp_path / "part-0.parquet"), pa.Table.from_pylist(rows, schema=patches.SCHEMA))
+    return feed.SubImages(str(tmp_path), "train")
+
+
+def test_two_workers_together_take_the_samples_of_one() -> None:
+    whole = feed.shard(step=5, batch_size=8, worker_rank=0, num_workers=1)
+    halves = [feed.shard(5, 8, worker, 2) for worker in range(2)]
+    assert [*halves[0], *halves[1]] == [*whole] == list(range(40, 48))
+
+
+def test_every_epoch_is_another_permutation() -> None:
+    order = feed.Order(50, seed=3)
+    epochs = [[order[epoch * 50 + index] for index in range(50)] for epoch in range(2)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(50))
+    assert epochs[0] != epochs[1]
+
+
+def test_a_sample_depends_on_the_seed_and_its_number_alone(store: feed.SubImages) -> None:
+    first, again, other = (feed.CropFeed(store, 32, seed) for seed in (1, 1, 2))
+    again.batch(range(100, 104))  # a history of its own
+    assert torch.equal(first.batch(range(6, 8))["hr"], again.batch(range(6, 8))["hr"])
+    assert not torch.equal(first.batch(range(6, 8))["hr"], other.batch(range(6, 8))["hr"])
+
+
+def test_lr_and_hr_crops_show_the_same_place(store: feed.SubImages) -> None:
+    batch = feed.CropFeed(store, 32, seed=0).batch(range(16))
+    assert (batch["lr"].shape, batch["hr"].shape) == ((16, 3, 8, 8), (16, 3, 32, 32))
+    for lr, hr in zip(batch["lr"], batch["hr"], strict=True):
+        inner = images.downscale(images.to_image(hr))[3:-3, 3:-3].astype(int)  # borders see pixels outside the crop
+        assert np.abs(inner - images.to_image(lr)[3:-3, 3:-3]).max() <= 1
+
+
+def test_prefetched_batches_come_in_order() -> None:
+    assert list(feed.prefetch(lambda step: step * 10, range(3, 20), threads=3)) == [step * 10 for step in range(3, 20)]
+
+
+def test_an_error_of_a_loader_thread_reaches_the_training() -> None:
+    def broken(step: int) -> int:
+        if step == 2:
+            raise OSError("disk gone")
+        return step
+
+    with pytest.raises(OSError, match="disk gone"):
+        list(feed.prefetch(broken, range(5), threads=2))
+
+
+@pytest.fixture
+def labels(photograph: np.ndarray) -> Labels:
+    """Three locations of three methods: one ordered, one tied but for one method, one without scores."""
+    patch = images.encode_png(np.ascontiguousarray(photograph[:32, :32]))
+    values = np.array([[3.0, 2.0, 1.0], [5.0, 5.0, 4.0], [np.nan, 2.0, np.nan]])
+    return Labels(("a", "b", "c"), pa.chunked_array([[[patch] * 3] * 3]), (0, 1, 2), values, min_gap=0.0)
+
+
+def test_ties_and_missing_scores_make_no_pair(labels: Labels) -> None:
+    assert [labels.pairs(location) for location in range(3)] == [[(0, 1), (0, 2), (1, 2)], [(0, 2), (1, 2)], []]
+
+
+def test_pairs_are_two_methods_of_one_location_in_both_orders(labels: Labels) -> None:
+    pairs = feed.PairFeed(labels, seed=0)
+    assert len(pairs) == 2
+    batch = pairs.batch(range(64))
+    assert batch["first"].shape == (64, 3, 32, 32)
+    drawn = {(float(a), float(b)) for a, b in zip(batch["metric_first"], batch["metric_second"], strict=True)}
+    assert drawn == {(3, 2), (2, 3), (3, 1), (1, 3), (2, 1), (1, 2), (5, 4), (4, 5)}

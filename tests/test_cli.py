@@ -1,0 +1,116 @@
+"""The command line: a user's mistake is one clear line and exit code 2, said before Ray starts."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from ranksr import cli, images
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
+    """Exit code, and what was said on standard error."""
+    code = cli.main(["full_pipeline", *arguments])
+    return code, capsys.readouterr().err
+
+
+@pytest.fixture
+def demo_path(root: pathlib.Path) -> str:
+    return str(root / "configs" / "demo.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("data.hr=/nowhere/at/all", "/nowhere/at/all does not exist"),
+        ("ranker.trian.steps=5", "unknown key ranker.trian"),
+        ("seed=five", "seed='five'"),
+        ("scoring.metrics=[nique]", "metric 'nique' is unknown"),
+        ("ranker.metric=pi", "metric 'pi' needs scoring.ma_model"),
+        ("scoring.niqe_model=/no/model.mat", "/no/model.mat does not exist"),
+        ("perceptual.weights=/no/vgg.pth", "/no/vgg.pth does not exist"),
+        ("methods.srresnet.start=/no/start.pth", "/no/start.pth does not exist"),
+        ("test_sets=[{name: a, hr: /no/set14}]", "/no/set14 does not exist"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_it(
+    capsys: pytest.CaptureFixture[str], demo_path: str, tmp_path: pathlib.Path, override: str, says: str
+) -> None:
+    code, said = run(capsys, demo_path, override, "--run", str(tmp_path / "run"))
+    assert (code, said.count("\n")) == (2, 1)
+    assert says in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_overrides_may_stand_on_either_side_of_the_run(
+    capsys: pytest.CaptureFixture[str], demo_path: str, tmp_path: pathlib.Path
+) -> None:
+    code, said = run(capsys, demo_path, "seed=1", "--run", str(tmp_path), "data.hr=/nowhere/at/all")
+    assert (code, "/nowhere/at/all does not exist" in said) == (2, True)
+
+
+def test_an_unknown_option_is_an_error(capsys: pytest.CaptureFixture[str], demo_path: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["full_pipeline", demo_path, "--rnu", "x"])
+    assert caught.value.code == 2
+    assert "--rnu" in capsys.readouterr().err
+
+
+def test_an_empty_folder_is_named(capsys: pytest.CaptureFixture[str], demo_path: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / "photos").mkdir()
+    code, said = run(capsys, demo_path, f"data.hr={tmp_path / 'photos'}", "--run", str(tmp_path / "run"))
+    assert code == 2
+    assert f"{tmp_path / 'photos'} holds no image file" in said
+
+
+def test_a_config_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    code, said = run(capsys, "nowhere.yaml")
+    assert code == 2
+    assert "cannot read config nowhere.yaml" in said
+
+
+def test_a_run_folder_that_cannot_be_written_is_named(
+    capsys: pytest.CaptureFixture[str], demo_path: str, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    code, said = run(capsys, demo_path, "--run", str(tmp_path / "file" / "run"))
+    assert code == 2
+    assert "cannot write to run folder" in said
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(("kind", "says"), [("text", "no image"), ("pixel", "1x1 px")])
+def test_an_image_that_is_none_is_named_with_the_remedy(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    ray_cluster: None,
+    demo_path: str,
+    tmp_path: pathlib.Path,
+    photographs: pathlib.Path,
+    kind: str,
+    says: str,
+) -> None:
+    monkeypatch.setattr(cli, "init_ray", lambda *_: None)
+    (tmp_path / "photos").mkdir()
+    for path in photographs.iterdir():
+        (tmp_path / "photos" / path.name).write_bytes(path.read_bytes())
+    bad = tmp_path / "photos" / "bad.png"
+    bad.write_bytes(b"text" if kind == "text" else images.encode_png(np.zeros((1, 1, 3), np.uint8)))
+    code, said = run(capsys, demo_path, f"data.hr={tmp_path / 'photos'}", "--run", str(tmp_path / "run"))
+    assert code == 2
+    assert f"{bad}: " in said
+    assert says in said
+    assert "data.on_bad_image" in said
+
+
+def test_the_jobs_explain_themselves(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for name in ("full_pipeline", "evaluate", "ablation"):
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        done = subprocess.run(
+            [sys.executable, str(root / "jobs" / f"{name}.py"), "--help"],
+            capture_output=True, text=True, cwd=tmp_path, env=environment, check=True,
+        )  # fmt: skip
+        assert f"jobs/{name}.py" in done.stdout

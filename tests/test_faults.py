@@ -1,0 +1,70 @@
+"""kill -9 of the driver, then the same command: it continues, and builds no finished stage twice."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from ranksr import storage
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def command(root: pathlib.Path, tiny: list[str], run: pathlib.Path) -> list[str]:
+    """SRResNet and SRGAN alone, the latter with enough steps to be killed in the middle."""
+    fewer = [
+        "methods.esrgan=null",
+        "methods.esrgan_psnr=null",
+        "methods.ranksrgan=null",
+        "rank_dataset.methods=[srresnet, srgan]",
+        "ranker.methods=[srresnet, srgan]",
+        "evaluation.methods=[srresnet, srgan]",
+        "methods.srgan.train.steps=150",
+        "methods.srgan.train.validate_every_steps=50",
+    ]
+    return [
+        sys.executable,
+        str(root / "jobs" / "evaluate.py"),
+        str(root / "configs" / "demo.yaml"),
+        *tiny,
+        *fewer,
+        "--run",
+        str(run),
+    ]
+
+
+def wait_for(done: str, process: subprocess.Popen[bytes], seconds: float = 120) -> None:
+    """Until the file is there; fails when the process ends or the time does."""
+    end = time.monotonic() + seconds
+    while not storage.exists(done):
+        assert process.poll() is None, f"the job ended before {done} was written"
+        assert time.monotonic() < end, f"{done} was not written in {seconds} s"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(300)
+def test_a_killed_driver_continues_where_it_was(root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path) -> None:
+    run = tmp_path / "run"
+    arguments = command(root, tiny, run)
+    with (tmp_path / "first.log").open("wb") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log)
+        try:
+            wait_for(str(run / "srgan" / "checkpoints" / "step_00000020.pt"), process)
+        finally:
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait()
+    finished = {name: (run / name).stat().st_mtime_ns for name in ("srresnet/weights.pt", "srresnet/stage.json")}
+    assert not storage.read_json(str(run / "srgan" / "stage.json"))["done"]
+
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "stage srgan: continues" in done.stdout
+    assert "srgan: continues from the checkpoint of step" in done.stdout + done.stderr
+    assert finished == {name: (run / name).stat().st_mtime_ns for name in finished}
+    rows = storage.read_jsonl(str(run / "srgan" / "metrics.jsonl"))
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(2, 151, 2))  # every step once
+    assert "srgan" in done.stdout.splitlines()[-1] or "PSNR" in done.stdout

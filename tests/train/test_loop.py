@@ -1,0 +1,128 @@
+"""The loop: resumes exactly, keeps the best, stops before a broken step."""
+
+import pathlib
+from typing import Any
+
+import pytest
+import torch
+
+from ranksr import checkpoints, storage
+from ranksr.config import Compute, Training
+from ranksr.data.feed import prefetch
+from ranksr.train import loop
+from ranksr.train.world import World
+
+TRAINING = Training(
+    steps=6, batch_size=2, learning_rate=0.1, beta2=0.999, milestones=(2, 4), validate_every_steps=2
+)  # fmt: skip
+COMPUTE = Compute(log_every_steps=1, checkpoint_every_steps=2, keep_checkpoints=2)
+
+
+class Line:
+    """A learner of one weight."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.network, self.dies_at = torch.nn.Linear(1, 1), dies_at
+        torch.nn.init.constant_(self.network.weight, 0.5)
+        torch.nn.init.constant_(self.network.bias, 0.0)
+        self.optimizer = loop.make_adam(self.network, TRAINING)
+        self.rates: list[float] = []
+
+    def update(self, batch: dict[str, torch.Tensor], step: int) -> dict[str, torch.Tensor]:
+        if step == self.dies_at:
+            raise KeyboardInterrupt
+        loss = (self.network(batch["x"]) - 3 * batch["x"]).square().mean()
+        loop.set_learning_rate(self.optimizer, loop.learning_rate(TRAINING, step))
+        self.rates.append(self.optimizer.param_groups[0]["lr"])
+        self.optimizer.zero_grad()
+        loss.backward()
+        self.optimizer.step()
+        return {"square": loss.detach()}
+
+    def validate(self) -> dict[str, float]:
+        return {"psnr": -abs(float(self.network.weight.detach()) - 0.75)}
+
+    def state(self) -> dict[str, Any]:
+        return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def save_weights(self, path: str, about: dict[str, Any]) -> None:
+        checkpoints.write(path, {"weights": self.network.state_dict(), "about": about})
+
+
+def run(folder: pathlib.Path, learner: Line, training: Training = TRAINING) -> list[dict[str, float]]:
+    reports: list[dict[str, float]] = []
+
+    def batches(steps: range):
+        return prefetch(lambda step: {"x": torch.full((2, 1), 1.0 + step)}, steps, threads=1)
+
+    place = loop.Place("line", str(folder / "line"), str(folder / "tensorboard"))
+    loop.fit(learner, batches, training, COMPUTE, place, World(), reports.append)
+    return reports
+
+
+def test_the_learning_rate_is_halved_at_its_milestones(tmp_path: pathlib.Path) -> None:
+    learner = Line()
+    run(tmp_path, learner)
+    assert learner.rates == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
+
+
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: pathlib.Path) -> None:
+    whole = Line()
+    run(tmp_path / "whole", whole)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Line(dies_at=5))
+    resumed = Line()
+    run(tmp_path / "killed", resumed)
+    assert len(resumed.rates) == 2  # from the checkpoint of step 4
+    assert torch.equal(resumed.network.weight, whole.network.weight)
+    rows = [storage.read_jsonl(str(tmp_path / name / "line" / "metrics.jsonl")) for name in ("whole", "killed")]
+    assert rows[0] == rows[1]
+
+
+def test_validations_come_at_their_steps_and_at_the_last(tmp_path: pathlib.Path) -> None:
+    reports = run(tmp_path, Line(), TRAINING.model_copy(update={"steps": 5}))
+    assert [report["step"] for report in reports] == [2, 4, 5]
+
+
+def test_only_the_newest_checkpoints_are_kept(tmp_path: pathlib.Path) -> None:
+    run(tmp_path, Line())
+    assert checkpoints.Checkpoints(str(tmp_path / "line" / "checkpoints"), keep=2).steps() == [4, 6]
+
+
+def test_the_best_weights_are_taken_when_the_config_says_so(tmp_path: pathlib.Path) -> None:
+    best = TRAINING.model_copy(update={"checkpoint": "best", "best_metric": "psnr"})
+    reports = run(tmp_path, Line(), best)
+    kept = checkpoints.read(str(tmp_path / "line" / "weights.pt"))
+    assert kept["about"]["validation"]["psnr"] == max(report["psnr"] for report in reports)
+    assert kept["about"]["step"] < 6
+
+
+def test_the_best_of_a_metric_that_is_not_validated_is_refused(tmp_path: pathlib.Path) -> None:
+    with pytest.raises(ValueError, match="best_metric=niqe is not validated; choose from psnr"):
+        run(tmp_path, Line(), TRAINING.model_copy(update={"checkpoint": "best", "best_metric": "niqe"}))
+
+
+def test_a_term_that_is_not_finite_is_named_before_the_step() -> None:
+    terms = {"pixel": torch.tensor(1.0), "adversarial": torch.tensor(float("nan"))}
+    with pytest.raises(loop.NonFiniteLossError, match="adversarial is not finite at step 8"):
+        loop.check_finite(terms, step=7)
+
+
+def test_a_finished_training_is_not_trained_again(tmp_path: pathlib.Path) -> None:
+    run(tmp_path, Line())
+    again = Line()
+    run(tmp_path, again)
+    assert again.rates == []
+
+
+def test_the_event_file_reads_back_with_one_value_a_step(tmp_path: pathlib.Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run(tmp_path, Line())
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert set(events.Tags()["scalars"]) == {"train/square", "train/learning_rate", "val/psnr"}
+    assert [event.step for event in events.Scalars("val/psnr")] == [2, 4, 6]
