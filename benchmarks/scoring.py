@@ -18,18 +18,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-for _variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[_variable] = "1"  # before NumPy and torch are imported
-
 import numpy as np
-import skimage.data
-import torch
+import threadpoolctl
 
 from ranksr.config import UserError
 from ranksr.images import decode
 from ranksr.metrics.external import import_pyiqa
 from ranksr.metrics.forest import Forest
-from ranksr.metrics.ma import MaModel, load_ma_model, ma_scores, save_ma_model
+from ranksr.metrics.ma import MaModel, ma_scores, save_ma_model
 from ranksr.metrics.ma_features import NUM_FEATURES, ma_features
 from ranksr.metrics.niqe import NiqeModel, fit_niqe_model, load_niqe_model, niqe_score, save_niqe_model
 from ranksr.metrics.profiles import to_gray
@@ -60,7 +56,7 @@ def main() -> None:
     if args.memory:
         print(worker_memory(*args.memory))
         return
-    torch.set_num_threads(1)
+    threadpoolctl.threadpool_limits(1)
     patches = real_patches()
     niqe_model = load_niqe_model(args.niqe_model) if args.niqe_model else fit_niqe_model(map(to_gray, patches))
     result = {"machine": machine(), "patch": f"{PATCH_PX}x{PATCH_PX}, profile pirm", **speed(patches, niqe_model)}
@@ -73,6 +69,8 @@ def main() -> None:
 
 def real_patches() -> list[np.ndarray]:
     """Patches of photographs in scikit-image's wheel: uint8 HWC RGB."""
+    import skimage.data
+
     found = []
     for photo in (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.cat()):
         for y in np.linspace(0, photo.shape[0] - PATCH_PX, 4).astype(int):
@@ -129,8 +127,10 @@ def pyiqa_milliseconds(gray: np.ndarray, model: NiqeModel) -> dict[str, float]:
     except UserError as error:
         print(error, file=sys.stderr)
         return {}
+    import torch
     from pyiqa.archs import niqe_arch, nrqm_arch
 
+    torch.set_num_threads(1)
     image = torch.from_numpy(gray.astype(np.float64))[None, None]
     mean, covariance = torch.from_numpy(model.mean)[None], torch.from_numpy(model.covariance)[None]
 
@@ -189,15 +189,17 @@ def footprint(niqe_model: NiqeModel) -> dict[str, Any]:
 
 
 def worker_memory(niqe_file: str, ma_file: str) -> float:
-    """MB that this process does not share with others after scoring a batch."""
-    score_batch(real_patches(), ["pi"], load_models(niqe_file, ma_file))
-    assert load_ma_model(ma_file)
+    """MB that this process cannot share with others after scoring 64 patches: neither files nor the model."""
+    rng = np.random.default_rng(0)
+    batch = [rng.integers(0, 256, (PATCH_PX, PATCH_PX, 3), np.uint8) for _ in range(NUM_PATCHES)]
+    for _ in range(2):
+        score_batch(batch, ["pi"], load_models(niqe_file, ma_file))
     lines = pathlib.Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_")) / 1e3
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Private_Dirty")) / 1e3
 
 
 def ray_job(patches: list[np.ndarray], niqe_model: NiqeModel, count: int = 2000) -> dict[str, Any]:
-    """Share of all cores' time that a Ray Data job spends inside `score_batch`."""
+    """Share of all cores' time that a Ray Data job spends in `score_batch`, with and without starting its actors."""
     import tempfile
 
     import ray
@@ -215,19 +217,27 @@ def ray_job(patches: list[np.ndarray], niqe_model: NiqeModel, count: int = 2000)
             def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
                 began = time.monotonic()
                 scores = score_batch([patches[index % len(patches)] for index in batch["id"]], ["pi"], self.models)
-                spent = np.zeros(len(scores))
-                spent[0] = time.monotonic() - began
-                return {"pi": np.array([found["pi"].value for found in scores]), "spent": spent}
+                ended = time.monotonic()
+                values = np.array([found["pi"].value for found in scores])
+                return {"pi": values, "began": np.full(len(scores), began), "ended": np.full(len(scores), ended)}
 
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-        cores = int(ray.cluster_resources()["CPU"])
+        cores = len(os.sched_getaffinity(0))
+        # One CPU more than there are: the actors take all cores, and the tasks that feed them must run too.
+        ray.init("local", num_cpus=cores + 1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
         data = ray.data.range(count, override_num_blocks=count // 50)
         began = time.monotonic()
         table = data.map_batches(Scorer, batch_size=50, compute=ray.data.ActorPoolStrategy(size=cores)).to_pandas()
         seconds = time.monotonic() - began
         ray.shutdown()
     assert len(table) == count
-    return {"ray_patches": count, "ray_seconds": seconds, "ray_share": table["spent"].sum() / (seconds * cores)}
+    batches = table.groupby(["began", "ended"]).size().index.to_frame()
+    spent, working = (batches["ended"] - batches["began"]).sum(), batches["ended"].max() - batches["began"].min()
+    return {
+        "ray_patches": count,
+        "ray_seconds": seconds,
+        "ray_share_of_all_cores": spent / (seconds * cores),
+        "ray_share_once_actors_run": spent / (working * cores),
+    }
 
 
 def machine() -> str:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ranksr import images
-from ranksr.metrics import psnr
+from ranksr.metrics import load_models, psnr, score_batch
 
 Shared = Callable[[str], pathlib.Path]
 
@@ -31,6 +31,13 @@ def test_bicubic_upscaling_of_set14_has_the_known_psnr(shared: Shared) -> None:
         hr = images.crop_to_multiple(images.decode((shared("data/test/Set14/HR") / path.name).read_bytes()))
         values.append(psnr(images.upscale_bicubic(images.decode(path.read_bytes())), hr))
     assert np.mean(values) == pytest.approx(26.09, abs=0.005)  # ../shared/paper/NOTES.md, last line
+
+
+def test_bicubic_upscaling_of_set14_has_the_known_niqe(shared: Shared) -> None:
+    models = load_models(str(shared("weights/niqe_modelparameters.mat")))
+    lr_images = [images.decode(path.read_bytes()) for path in sorted(shared("data/test/Set14/LR_bicubic_x4").iterdir())]
+    scores = score_batch([images.upscale_bicubic(lr) for lr in lr_images], ["niqe"], models)
+    assert np.mean([each["niqe"].value for each in scores]) == pytest.approx(7.72, abs=0.03)
 
 
 def test_resizing_keeps_a_constant_image_constant() -> None:

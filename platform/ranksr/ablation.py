@@ -8,7 +8,7 @@ import pyarrow.compute
 import ray
 import ray.tune
 
-from ranksr import pipeline, storage
+from ranksr import pipeline, progress, storage
 from ranksr.config import Ablation, Config, Trial, UserError
 from ranksr.runs import Run
 
@@ -66,7 +66,7 @@ def _run_trials(waiting: list[_Prepared], context: pipeline.Context, name: str) 
 
     def run_trial(parameters: dict[str, Any]) -> None:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
-        logging.basicConfig(level=logging.INFO, format="%(message)s", force=True)
+        progress.log_to_stdout()
         pipeline.build_stages(_context(by_name[parameters["trial"]]), [])
 
     tuner = ray.tune.Tuner(

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ranksr import storage
+from ranksr import progress, storage
 from ranksr.config import Compute, Config, UserError, load_ablation, load_config
 
 log = logging.getLogger(__name__)
@@ -52,9 +52,7 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
     """Exit code 2 and one line for a user's mistake; a crash keeps its traceback and exits with 1."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout, force=True
-    )
+    progress.log_to_stdout("%(asctime)s %(message)s")
     try:
         return run(parsed)
     except Exception as error:
@@ -163,6 +161,10 @@ def init_ray(config: Config, root: str) -> None:
     """Join the cluster of this job or of RAY_ADDRESS, else start a private Ray on this machine.
 
     On a cluster the package travels with the job: nothing of ours is installed on the nodes.
+
+    Token authentication, whose default in Ray depends on what was started before, is explicit on every path. A private
+    Ray: `RAY_AUTH_MODE=disabled` unless the user says otherwise. A submitted job: what the cluster was started with, as
+    its processes inherit it. RAY_ADDRESS: the user's RAY_AUTH_MODE, which must be the cluster's; a refusal names it.
     """
     # Train asks its workers for news this often; the default of 2 s would be waited for at every validation.
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
@@ -186,19 +188,35 @@ def init_ray(config: Config, root: str) -> None:
         options |= {"address": "local", "include_dashboard": True, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     elif not (job_env.get("py_modules") or "platform" in (job_env.get("env_vars") or {}).get("PYTHONPATH", "")):
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
-    ray.init(**options)
+    try:
+        ray.init(**options)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        if not joins:
+            raise
+        raise UserError(
+            f"cannot join the Ray cluster of RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: check that it runs, and that "
+            f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', '(unset)')} is the cluster's: `disabled`, or `token` with "
+            "its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        ) from error
+    from ranksr.train import launch
+
     require_shared_root(config.compute, root)
+    launch.require_resources(config.compute)
 
 
 def require_shared_root(compute: Compute, root: str) -> None:
     """Raise UserError when a local run folder would be a different folder on every node."""
     import ray
 
+    from ranksr.train import launch
+
+    if storage.is_remote(root) or compute.shared_filesystem:
+        return
     nodes = sum(node["Alive"] for node in ray.nodes())
-    if nodes > 1 and not storage.is_remote(root) and not compute.shared_filesystem:
+    if nodes > 1 or launch.is_growing():
         raise UserError(
-            f"--run {root} is a local folder, and the cluster has {nodes} nodes: use --run s3://bucket/prefix, "
-            "or set compute.shared_filesystem=true where every node sees the same files"
+            f"--run {root} is a local folder, and the cluster has {nodes} nodes{' and grows' * launch.is_growing()}: "
+            "use --run s3://bucket/prefix, or set compute.shared_filesystem=true where every node sees the same files"
         )
 
 

@@ -63,6 +63,8 @@ class Scoring(Section):
     """NIQE's pristine model: `published` (downloaded once), a .mat or .npz file, or `fit` (on `data.hr`)."""
     ma_model: str | None = None
     """Ma's regression model: `published`, a file, `fit`, or null: Ma and PI are not computed."""
+    ma_opinions: str | None = None
+    """With ma_model=fit: a CSV (columns image, opinion 0 to 10) to fit to; null: a ladder of degraded photographs."""
     metrics: tuple[str, ...] = ("niqe", "psnr")
     """Columns of the evaluation tables, in this order."""
 

@@ -52,7 +52,7 @@ class _Score:
         about = {"method": method, "test_set": self.test_set, "image": image_id}
         return [
             {**about, "metric": name, "value": score.value, "reason": score.reason}
-            for name, score in self.judge.score(sr, names, hr).items()
+            for name, score in self.judge.score([sr], names, [hr])[0].items()
         ]
 
 

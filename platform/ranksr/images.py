@@ -83,7 +83,7 @@ def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
             total += weights[:, tap].reshape(-1, *([1] * (rows.ndim - 1))) * rows[indices[:, tap]]
         result = np.moveaxis(total, 0, axis)
         if image.dtype == np.uint8:
-            result = np.floor(np.clip(result, 0, 255) + 0.5).astype(np.uint8)  # MATLAB rounds halves up
+            result = _rounded(result)
     return np.ascontiguousarray(result)
 
 
@@ -93,8 +93,17 @@ def downscale(image: np.ndarray) -> np.ndarray:
 
 
 def upscale_bicubic(image: np.ndarray) -> np.ndarray:
-    """The `bicubic` method: the LR image, 4 times as large."""
-    return resize_bicubic(image, image.shape[0] * SCALE, image.shape[1] * SCALE)
+    """The `bicubic` method: the LR image, 4 times as large. uint8 HWC RGB.
+
+    Computed in floating point and rounded once, as MATLAB does for im2double images: NIQE 7.72 on Set14. Rounding
+    after each dimension, as MATLAB does for uint8 images, gives 7.61, the paper's figure; PSNR is 26.09 dB in both.
+    """
+    large = resize_bicubic(image.astype(np.float64), image.shape[0] * SCALE, image.shape[1] * SCALE)
+    return _rounded(large)
+
+
+def _rounded(pixels: np.ndarray) -> np.ndarray:
+    return np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)  # MATLAB rounds halves up
 
 
 @functools.lru_cache(maxsize=128)

@@ -22,6 +22,7 @@ from ranksr.data import sources
 from ranksr.data.calibration import fit_models
 from ranksr.data.score import Judge, raw_metrics
 from ranksr.data.upscale import UpscaleActors
+from ranksr.models import build_features
 from ranksr.runs import Run, Stage
 from ranksr.train import launch
 from ranksr.train.loop import Place
@@ -40,6 +41,13 @@ class Context:
     dry: bool = False
     """Only find out how the stages stand; nothing is built."""
     stages: dict[str, Stage] = dataclasses.field(default_factory=dict)
+    digests: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def digest(self, source: str) -> str:
+        """Identity of a source of photographs, listed once however many stages read it."""
+        if source not in self.digests:
+            self.digests[source] = sources.source_digest(source)
+        return self.digests[source]
 
     def stage(
         self, name: str, settings: dict[str, Any], inputs: dict[str, str], build: Callable[[Stage], dict[str, Any]]
@@ -75,7 +83,7 @@ def patches(context: Context) -> Stage:
     return context.stage(
         "patches",
         {**settings, "largest methods.*.hr_patch_px": smallest},
-        {"data.hr": sources.source_digest(config.data.hr)},
+        {"data.hr": context.digest(config.data.hr)},
         lambda stage: patch_job.write_patches(stage.folder, config.data, smallest, config.seed),
     )
 
@@ -85,12 +93,17 @@ _DATA_KEYS = ("on_bad_image", "max_bad_fraction", "val_fraction", "images_per_pa
 
 def calibration(context: Context) -> Stage:
     """Fits the metric models for which the config says `fit`, on the photographs themselves."""
-    config = context.config
+    config, scoring = context.config, context.config.scoring
+    inputs = {"data.hr": context.digest(config.data.hr)}
+    if scoring.ma_opinions:
+        inputs["scoring.ma_opinions"] = storage.digest(scoring.ma_opinions)
+        scoring = scoring.model_copy(update={"ma_opinions": storage.absolute(scoring.ma_opinions)})
+    fitted = [key for key in ("niqe_model", "ma_model") if getattr(scoring, key) == "fit"]
     return context.stage(
         "calibration",
-        config.select("seed", "scoring.profile", "scoring.niqe_model", "scoring.ma_model"),
-        {"data.hr": sources.source_digest(config.data.hr)},
-        lambda stage: fit_models(stage.folder, config.data.hr, config.scoring),
+        {**config.select("seed", "scoring.profile"), "fitted": fitted},
+        inputs,
+        lambda stage: fit_models(stage.folder, config.data.hr, scoring, config.seed),
     )
 
 
@@ -106,7 +119,7 @@ def judge(context: Context) -> tuple[Judge, dict[str, str]]:
         if model == "fit":
             stage = calibration(context)
             inputs[f"scoring.{key}"] = stage.fingerprint
-            return stage.path(f"{key.removesuffix('_model')}.npz")
+            return stage.path({"niqe_model": "niqe.npz", "ma_model": "ma.forest"}[key])
         inputs[f"scoring.{key}"] = storage.digest(model)
         return storage.absolute(model)
 
@@ -197,7 +210,7 @@ def rank_dataset(context: Context) -> Stage:
     config = context.config
     scoring, inputs = judge(context)
     source = config.rank_dataset.hr or config.data.hr
-    inputs["photographs"] = sources.source_digest(source)
+    inputs["photographs"] = context.digest(source)
     weights = _weights(context, config.rank_dataset.methods, inputs)
     names = raw_metrics(config)
     settings = config.select("seed", "scoring.profile", "rank_dataset", *(f"data.{key}" for key in _DATA_KEYS))
@@ -230,9 +243,9 @@ def evaluation(context: Context) -> Stage:
     scoring, inputs = judge(context)
     weights = _weights(context, config.evaluation.methods, inputs)
     for test_set in config.test_sets:
-        inputs[f"test set {test_set.name}"] = sources.source_digest(test_set.hr)
+        inputs[f"test set {test_set.name}"] = context.digest(test_set.hr)
         if test_set.lr:
-            inputs[f"test set {test_set.name}, LR"] = sources.source_digest(test_set.lr)
+            inputs[f"test set {test_set.name}, LR"] = context.digest(test_set.lr)
     return context.stage(
         "evaluation",
         config.select("scoring.profile", "scoring.metrics", "evaluation"),
@@ -327,9 +340,20 @@ def build_stages(context: Context, overrides: list[str]) -> bool:
     if missing:
         log.info("to build: %s", ", ".join(missing))
         storage.probe(context.run.root)
+        fetch_published(context.config)
         context.run.describe(context.config, overrides)
     evaluation(context)
     return bool(missing)
+
+
+def fetch_published(config: Config) -> None:
+    """Download now what the config takes from the network: a failure should not come after hours of training."""
+    scoring = config.scoring
+    if "published" in (scoring.niqe_model, scoring.ma_model):
+        models = (model if model == "published" else None for model in (scoring.niqe_model, scoring.ma_model))
+        metrics.load_models(*models)
+    if config.perceptual.weights == "published" and any(m.weights.perceptual for m in config.methods.values()):
+        build_features(config.perceptual)
 
 
 def require_known(config: Config) -> None:

@@ -55,7 +55,7 @@ def test_scores_worsen_with_blur_and_with_noise(patches, models, index):
     for ladder in (blurred, noisy):
         for name in BLIND:
             worst = [as_lower_better(name, found[name].value) for found in score_batch(ladder, [name], models)]
-            # Noise moves a smooth patch first towards natural statistics, so that only the ends are compared.
+            # Only the ends are compared: neighbouring rungs are not tested for order.
             assert worst[0] < worst[2]
 
 

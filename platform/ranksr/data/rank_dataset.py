@@ -66,16 +66,21 @@ class _Locate:
         counts["flat"] += len(corners) - len(detailed)
         kept = _spread(detailed, self.rules.max_locations_per_image)
         counts["over_cap"] += len(detailed) - len(kept)
+        if not kept:
+            return []
+        patches = [[picture[y : y + size, x : x + size] for picture in pictures] for y, x in kept]
+        scores = iter(self.judge.score([patch for location in patches for patch in location], self.metrics))
         return [
-            self._row(photo["image_id"], y, x, [picture[y : y + size, x : x + size] for picture in pictures])
-            for y, x in kept
+            self._row(photo["image_id"], y, x, location, [next(scores) for _ in location])
+            for (y, x), location in zip(kept, patches, strict=True)
         ]
 
     def _is_detailed(self, patch: np.ndarray) -> bool:
         return self.rules.min_sigma == 0 or images.mean_local_sigma(patch) >= self.rules.min_sigma
 
-    def _row(self, image_id: str, y: int, x: int, patches: list[np.ndarray]) -> parts.Row:
-        scores = [self.judge.score(patch, self.metrics) for patch in patches]
+    def _row(
+        self, image_id: str, y: int, x: int, patches: list[np.ndarray], scores: list[dict[str, metrics.Score]]
+    ) -> parts.Row:
         return {
             "image_id": image_id,
             "y": y,

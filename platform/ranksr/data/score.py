@@ -1,6 +1,7 @@
 """What the jobs need to score images: which metrics, under which profile, with which models."""
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -17,11 +18,11 @@ class Judge:
     ma_model: str | None
 
     def score(
-        self, image: np.ndarray, names: tuple[str, ...], reference: np.ndarray | None = None
-    ) -> dict[str, metrics.Score]:
-        """Scores of one uint8 HWC RGB image by metric name; a bad image has NaN and a reason."""
+        self, pictures: Sequence[np.ndarray], names: Sequence[str], references: Sequence[np.ndarray] | None = None
+    ) -> list[dict[str, metrics.Score]]:
+        """Scores of uint8 HWC RGB images by metric name, many at once; a bad image has NaN and a reason."""
         models = metrics.load_models(self.niqe_model, self.ma_model)  # cached: once per process
-        return metrics.score(image, names, models, self.profile, reference)
+        return metrics.score_batch(pictures, names, models, self.profile, references)
 
 
 def raw_metrics(config: Config) -> tuple[str, ...]:

@@ -5,10 +5,8 @@ import types
 from typing import Any
 
 import numpy as np
-import torch
 
 from ranksr.config import UserError
-from ranksr.images import to_tensor
 from ranksr.metrics.scores import Score, unscorable
 
 OF_IMAGE_SETS = ("fid", "inception_score")
@@ -26,6 +24,8 @@ def external_score(name: str, image: np.ndarray, reference: np.ndarray | None = 
 
     Raises UserError when pyiqa does not know the metric or cannot make it (its weights may need a download).
     """
+    import torch  # here: processes that score NIQE, Ma and PI only do without it
+
     metric = _metric(name)
     try:
         batches = [_batch(picture) for picture in (image, reference) if picture is not None]
@@ -36,7 +36,9 @@ def external_score(name: str, image: np.ndarray, reference: np.ndarray | None = 
     return Score(value) if np.isfinite(value) else unscorable(f"pyiqa:{name} gives {value}")
 
 
-def _batch(image: np.ndarray) -> torch.Tensor:
+def _batch(image: np.ndarray) -> Any:
+    from ranksr.images import to_tensor
+
     rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
     return to_tensor(rgb)[None]
 
@@ -73,9 +75,7 @@ def import_pyiqa() -> types.ModuleType:
     except ModuleNotFoundError as error:
         raise UserError(f"metrics named pyiqa:NAME need {error.name}: pip install ranksr[pyiqa]") from error
     except (ImportError, RuntimeError) as error:
-        raise UserError(
-            f"pyiqa cannot be imported ({error}): install the torchvision that matches torch {torch.__version__}"
-        ) from error
+        raise UserError(f"pyiqa cannot be imported ({error}): install the torchvision made for your torch") from error
     return pyiqa
 
 
@@ -85,6 +85,8 @@ def _import_torchvision() -> None:
     It then fails on declaring the shape of two operators that were never registered. pyiqa uses neither, so a bare
     declaration is enough; calling one still fails. Nothing is declared where the real operators load.
     """
+    import torch
+
     try:
         import torchvision
     except RuntimeError as error:
@@ -98,4 +100,4 @@ def _import_torchvision() -> None:
         import torchvision  # noqa: F401
 
 
-_KEPT: list[torch.library.Library] = []
+_KEPT: list[Any] = []

@@ -51,7 +51,7 @@ def _window_taps() -> np.ndarray:
 def _blur_row(plane, y, taps, line, out):
     """Row `y` of the valid 11x11 Gaussian mean, into `out`."""
     t0, t1, t2, t3, t4, t5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
-    # Two loops, because LLVM gives up on vectors when it must check more than eight pairs of rows for overlap.
+    # Two loops keep the rows that LLVM must check for overlap few; no gain was measured on Zen 5.
     for x in range(plane.shape[1]):
         near = t1 * (plane[y + 4, x] + plane[y + 6, x]) + t2 * (plane[y + 3, x] + plane[y + 7, x])
         line[x] = t0 * plane[y + 5, x] + near

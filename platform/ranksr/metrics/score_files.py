@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
-import torch
 
 from ranksr import storage
 from ranksr.config import UserError
@@ -25,7 +24,7 @@ from ranksr.images import decode
 from ranksr.metrics.profiles import PROFILES
 from ranksr.metrics.scorer import Models, load_models, score_batch
 from ranksr.metrics.scores import FITTED, Score, unscorable
-from ranksr.metrics.table import metric_info
+from ranksr.metrics.table import PYIQA, metric_info
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_CHUNK = 16
@@ -130,8 +129,15 @@ def _map(chunks: list[list[tuple[str, str | None]]], request: Request, jobs: int
     # A server that has imported us once, from which processes are forked without our threads.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
-    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(chunks)), context, torch.set_num_threads, (1,)) as pool:
+    with concurrent.futures.ProcessPoolExecutor(min(jobs, len(chunks)), context, _use_one_thread, (request,)) as pool:
         yield from pool.map(_score_chunk, [request] * len(chunks), chunks)
+
+
+def _use_one_thread(request: Request) -> None:
+    if any(name.startswith(PYIQA) for name in request.metrics):
+        import torch
+
+        torch.set_num_threads(1)
 
 
 def _score_chunk(request: Request, chunk: list[tuple[str, str | None]]) -> list[Row]:

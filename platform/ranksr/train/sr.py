@@ -108,7 +108,7 @@ class SRLearner:
         sums = {"niqe": (0.0, 0), "psnr": (0.0, 0)}
         for lr, hr in self.validation:
             sr = images.to_image(generator(images.to_tensor(lr)[None].to(self.world.device))[0])
-            for name, score in self.judge.score(sr, tuple(sums), hr).items():
+            for name, score in self.judge.score([sr], tuple(sums), [hr])[0].items():
                 if score.reason is None:
                     sums[name] = (sums[name][0] + score.value, sums[name][1] + 1)
         generator.train()

@@ -1,0 +1,17 @@
+"""How a process of ours says what it does: lines on standard output, from our own loggers alone.
+
+Called once by whoever owns the process: the command line, a training worker, a trial.
+"""
+
+import logging
+import sys
+
+
+def log_to_stdout(line_format: str = "%(message)s") -> None:
+    """Send the INFO lines of `ranksr.*` to standard output; other libraries keep their own ways."""
+    logger = logging.getLogger("ranksr")
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter(line_format, datefmt="%H:%M:%S"))
+    logger.handlers[:] = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
