@@ -11,7 +11,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "platform" / "ranksr"
 LAYERS = [
     ("config_checks",),
     ("config",),
-    ("images", "storage", "progress"),
+    ("images", "storage", "progress", "downloads"),
     ("models", "losses", "metrics", "weights", "checkpoints", "runs"),
     ("data",),
     ("train",),

@@ -20,7 +20,8 @@ def context(config: Config, folder: str) -> pipeline.Context:
 
 @pytest.fixture(scope="module")
 def config(root: pathlib.Path, tiny: list[str]) -> Config:
-    return load_config(root / "configs" / "demo.yaml", tiny)
+    every_metric = ["scoring.ma_model=fit", "scoring.metrics=[niqe, ma, pi, psnr]"]
+    return load_config(root / "configs" / "demo.yaml", [*tiny, *every_metric])
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,8 @@ def test_the_rank_dataset_has_a_row_per_location_with_every_method(finished: str
     table = storage.read_table(f"{finished}/rank_dataset")
     assert table["methods"][0].as_py() == ["srresnet", "srgan", "esrgan", "hr"]
     for row in table.to_pylist():
-        assert len(row["pngs"]) == len(row["niqe"]) == 4
+        assert len(row["pngs"]) == len(row["niqe"]) == len(row["ma"]) == 4
+        assert all(0 < value < 12 for value in row["ma"])
         assert all(2 < value < 100 for value in row["niqe"])
     splits = {(row["image_id"], row["split"]) for row in table.select(["image_id", "split"]).to_pylist()}
     assert len({image for image, _ in splits}) == len(splits)  # no image is in both splits
@@ -101,7 +103,7 @@ def test_trials_build_what_they_change_and_one_that_fails_stops_no_other(config:
     )
     rows = {row["trial"]: row for row in ablation.run_ablation(study, base, "test")}
     assert rows["pixel_0"]["state"] == "done"
-    assert {score["metric"] for score in rows["pixel_0"]["scores"]} == {"niqe", "psnr"}
+    assert {score["metric"] for score in rows["pixel_0"]["scores"]} == {"niqe", "ma", "pi", "psnr"}
     assert rows["broken"]["state"] == "failed"
     assert "not finite" in rows["broken"]["error"]
     trial = f"{finished}/ablation/test/pixel_0"

@@ -131,6 +131,19 @@ def ablation(parsed: argparse.Namespace) -> int:
     return 0 if all(row["state"] == "done" for row in rows) else 1
 
 
+def _score_arguments(parser: argparse.ArgumentParser) -> None:
+    from ranksr.metrics import score_files
+
+    score_files.add_arguments(parser)
+
+
+def score(parsed: argparse.Namespace) -> int:
+    """Score image files and folders: NIQE, Ma, PI, PSNR, SSIM, and any metric of pyiqa."""
+    from ranksr.metrics import score_files
+
+    return score_files.run(parsed)
+
+
 def open_run(parsed: argparse.Namespace) -> Any:
     """The pipeline's context for parsed arguments: config loaded and checked, run folder named."""
     from ranksr import pipeline
@@ -224,4 +237,5 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "full_pipeline": (_config_arguments, full_pipeline),
     "evaluate": (_config_arguments, evaluate),
     "ablation": (_ablation_arguments, ablation),
+    "score": (_score_arguments, score),
 }

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
@@ -10,8 +10,10 @@ from ranksr import images, storage
 from ranksr.config import TestSet, UserError
 from ranksr.data import parts, sources
 from ranksr.data.score import Judge
-from ranksr.data.upscale import UpscaleActors
 from ranksr.metrics import metric_info
+
+if TYPE_CHECKING:
+    from ranksr.data.upscale import UpscaleActors  # with torch, which the scoring workers do without
 
 SCHEMA = pa.schema(
     [
@@ -62,7 +64,7 @@ def evaluate(
     weights: Mapping[str, str],
     names: tuple[str, ...],
     judge: Judge,
-    actors: UpscaleActors,
+    actors: "UpscaleActors",
 ) -> dict[str, Any]:
     """Score `weights` (method -> `bicubic`, `hr` or weights file) on every test set.
 

@@ -5,12 +5,15 @@ Only this file converts.
 """
 
 import functools
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
 
 from ranksr.config import SCALE
+
+if TYPE_CHECKING:
+    import torch  # scoring workers read images without it: 130 MB and a second less for each
 
 
 def decode(data: bytes) -> np.ndarray:
@@ -127,13 +130,17 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(a <= 1, near, np.where(a <= 2, far, 0.0))
 
 
-def to_tensor(image: np.ndarray) -> torch.Tensor:
+def to_tensor(image: np.ndarray) -> "torch.Tensor":
     """uint8 HWC RGB to float32 CHW in [0, 1]."""
+    import torch
+
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
 
 
-def to_image(tensor: torch.Tensor) -> np.ndarray:
+def to_image(tensor: "torch.Tensor") -> np.ndarray:
     """Float CHW RGB in [0, 1] (clipped) to uint8 HWC RGB, rounded."""
+    import torch
+
     array = tensor.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
     return np.ascontiguousarray(array.transpose(1, 2, 0))
 

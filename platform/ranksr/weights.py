@@ -3,19 +3,14 @@
 Our own files are in checkpoints.py.
 """
 
-import hashlib
 import io
-import os
 import pathlib
 import re
-import urllib.error
-import urllib.request
-import uuid
 
 import torch
 from torch import nn
 
-from ranksr import storage
+from ranksr import downloads, storage
 from ranksr.config import UserError
 
 StateDict = dict[str, torch.Tensor]
@@ -55,33 +50,21 @@ RENAMES = [
 """Published key names to ours. No two networks share a left side, so one table serves them all."""
 
 
-def cache_folder() -> pathlib.Path:
-    """Where downloads are kept: $RANKSR_CACHE, else ranksr under $XDG_CACHE_HOME, else under ~/.cache."""
-    base = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "ranksr"
-    return pathlib.Path(os.environ.get("RANKSR_CACHE") or base)
-
-
 def download(url: str) -> str:
     """Path of the cached file, downloaded once; its name must end in `-DIGEST`, the first digits of its SHA-256.
 
     Raises UserError when it cannot be had or is another file.
     """
-    path = cache_folder() / url.rsplit("/", 1)[1]
-    if path.exists():
-        return str(path)
-    remedy = f"download it elsewhere to {path}, or name a local file in the config"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".writing-{uuid.uuid4().hex}")
-    try:
-        digest = _fetch(url, unfinished)
-        if not digest.startswith(path.stem.rsplit("-", 1)[1]):
-            raise UserError(f"{url} came with SHA-256 {digest}, not the one in its name; try again, or {remedy}")
-        unfinished.replace(path)
-    except (urllib.error.URLError, OSError) as error:
-        raise UserError(f"cannot download {url}: {error}; {remedy}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return str(path)
+    expected = pathlib.PurePosixPath(url).stem.rsplit("-", 1)[1]
+
+    def verify(path: pathlib.Path) -> None:
+        digest = downloads.sha256(path)
+        if not digest.startswith(expected):
+            raise UserError(
+                f"{url} came with SHA-256 {digest}, not the one in its name; try again, or name a local file"
+            )
+
+    return str(downloads.fetch(url, verify))
 
 
 def read_state_dict(path: str) -> StateDict:
@@ -160,16 +143,6 @@ def _without_cancelled_biases(state_dict: StateDict) -> StateDict:
             if bias is not None:
                 moved[key] = mean - bias
     return moved
-
-
-def _fetch(url: str, path: pathlib.Path) -> str:
-    """Save what lies at `url`; the SHA-256 of it."""
-    digest = hashlib.sha256()
-    with urllib.request.urlopen(url, timeout=60) as response, open(path, "wb") as stream:
-        while block := response.read(1 << 20):
-            digest.update(block)
-            stream.write(block)
-    return digest.hexdigest()
 
 
 def _shape(tensor: torch.Tensor) -> str:

@@ -7,7 +7,7 @@ when the dataset is read (`Labels`), so that rank datasets are reused by every R
 import dataclasses
 import itertools
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +16,9 @@ from ranksr import images, metrics, storage
 from ranksr.config import Data, RankDataset, RankerConfig
 from ranksr.data import parts, sources
 from ranksr.data.score import Judge
-from ranksr.data.upscale import UpscaleActors
+
+if TYPE_CHECKING:
+    from ranksr.data.upscale import UpscaleActors  # with torch, which the scoring workers do without
 
 
 def schema(names: tuple[str, ...]) -> pa.Schema:
@@ -106,7 +108,7 @@ def write_rank_dataset(
     weights: Mapping[str, str],
     names: tuple[str, ...],
     judge: Judge,
-    actors: UpscaleActors,
+    actors: "UpscaleActors",
     seed: int,
 ) -> dict[str, Any]:
     """Make the rank dataset of `data.hr`. `weights` maps each method to `bicubic`, `hr` or its weights file."""

@@ -1,8 +1,7 @@
 """Image quality metrics: NIQE, Ma, PI, PSNR, SSIM, and those of pyiqa.
 
-`niqe`, `ma` and `psnr` here are the functions, which hide the modules of those names: for what else is in them write
-`from ranksr.metrics.ma import MaModel, load_ma_model, save_ma_model
-from ranksr.metrics.niqe import ...`.
+`niqe`, `ma` and `psnr` here are the functions, which hide the modules of those names; what else is in a module is
+imported from it: `from ranksr.metrics.ma import MaModel`.
 """
 
 from ranksr.metrics.correlation import spearman

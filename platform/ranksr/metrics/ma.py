@@ -16,11 +16,12 @@ import scipy.io
 
 from ranksr import storage
 from ranksr.config import UserError
+from ranksr.downloads import appearing, fetch, locked, sha256
 from ranksr.metrics.forest import Forest, check, from_matlab, predict
 from ranksr.metrics.ma_features import NUM_FEATURES, MaFeatures, ma_features
-from ranksr.metrics.published import appearing, locked, published_file, sha256
 from ranksr.metrics.scores import Score, unscorable
 
+PUBLISHED_URL = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/NRQM_model.mat"
 MAGIC = b"RANKSR-MA-1\n"
 ALIGN_BYTES = 64
 REMEDY = "give NRQM_model.mat, a file made by `fit`, `published` or `fit`"
@@ -59,7 +60,7 @@ def load_ma_model(source: str) -> MaModel:
     A .mat file is converted once into the cache, under a name made of its content. `source` may be s3://...
     """
     if source == "published":
-        return _converted(published_file("ma", _read_matlab), "published NRQM_model.mat")
+        return _converted(fetch(PUBLISHED_URL, _read_matlab), "published NRQM_model.mat")
     path = _fetched(source) if storage.is_remote(source) else pathlib.Path(source).expanduser()
     try:
         with path.open("rb") as stream:

@@ -17,10 +17,11 @@ import scipy.special
 
 from ranksr import storage
 from ranksr.config import UserError
+from ranksr.downloads import fetch
 from ranksr.metrics.kernels import kernel, nearest_ascending, scratch
-from ranksr.metrics.published import published_file
 from ranksr.metrics.scores import FITTED, Score, unscorable, why_no_statistics
 
+PUBLISHED_URL = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/niqe_modelparameters.mat"
 BLOCK_PX = 96
 NUM_FEATURES = 36
 SHARP_FRACTION = 0.75
@@ -73,7 +74,7 @@ def load_niqe_model(source: str) -> NiqeModel:
     `source` may be s3://... Raises UserError for other files.
     """
     if source == "published":
-        path = published_file("niqe", lambda path: _parse(path.read_bytes(), str(path)))
+        path = fetch(PUBLISHED_URL, lambda path: _parse(path.read_bytes(), str(path)))
         return _parse(path.read_bytes(), str(path))._replace(provenance="published niqe_modelparameters.mat")
     try:
         return _parse(storage.read_bytes(str(source)), str(source))

@@ -7,12 +7,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ranksr.config import UserError
+from ranksr.downloads import locked
 from ranksr.metrics.external import external_score
 from ranksr.metrics.ma import MaModel, load_ma_model, ma_scores
 from ranksr.metrics.niqe import NiqeModel, load_niqe_model, niqe_score
 from ranksr.metrics.profiles import to_gray
 from ranksr.metrics.psnr import psnr, ssim
-from ranksr.metrics.published import locked
 from ranksr.metrics.scores import Score, unscorable, why_unscorable
 from ranksr.metrics.table import PYIQA, metric_info
 

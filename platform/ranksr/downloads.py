@@ -1,4 +1,4 @@
-"""The published model files: fetched once into a cache folder of this user, verified, and reused.
+"""Files from the network: fetched once into a cache folder of this user, verified, and reused.
 
 The cache is $RANKSR_CACHE, else $XDG_CACHE_HOME/ranksr, else ~/.cache/ranksr.
 """
@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 
 from ranksr.config import UserError
 
-WEIGHTS = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
-URLS = {"niqe": f"{WEIGHTS}/niqe_modelparameters.mat", "ma": f"{WEIGHTS}/NRQM_model.mat"}
 MAX_BYTES = 2**30
 TIMEOUT_SECONDS = 60
 
@@ -53,23 +51,24 @@ def appearing(path: pathlib.Path) -> Iterator[pathlib.Path]:
         unfinished.unlink(missing_ok=True)
 
 
-def published_file(model: str, verify: Callable[[pathlib.Path], object]) -> pathlib.Path:
-    """The published file of `niqe` or `ma`, downloaded when the cache does not have it.
+def fetch(url: str, verify: Callable[[pathlib.Path], object]) -> pathlib.Path:
+    """The cached file of `url`, downloaded when the cache does not have it.
 
-    `verify` raises UserError for a file that is not that model; then nothing stays in the cache.
+    `verify` raises UserError for a file that is not what it should be; then nothing stays in the cache.
     """
-    url = URLS[model]
-    with locked(f"download-{model}") as folder:
-        path = folder / url.rsplit("/", 1)[1]
+    name = url.rsplit("/", 1)[1]
+    with locked(f"download-{name}") as folder:
+        path = folder / name
         if not path.exists():
             with appearing(path) as unfinished:
-                _download(url, unfinished)
+                _download(
+                    url, unfinished, f"try again, or fetch it elsewhere and name a local file in the config or {path}"
+                )
                 verify(unfinished)
     return path
 
 
-def _download(url: str, path: pathlib.Path) -> None:
-    remedy = "try again, or fetch it with a browser and give its path as the model"
+def _download(url: str, path: pathlib.Path, remedy: str) -> None:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as out:
             expected = response.headers.get("Content-Length")

@@ -1,5 +1,6 @@
 import http.server
 import io
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -8,9 +9,8 @@ import pytest
 import scipy.io
 
 from ranksr.config import UserError
-from ranksr.metrics import published
+from ranksr.downloads import cache_folder
 from ranksr.metrics.niqe import load_niqe_model
-from ranksr.metrics.published import cache_folder
 
 
 def _model() -> bytes:
@@ -43,7 +43,8 @@ def server(tmp_path, monkeypatch) -> Iterator[_Server]:
     monkeypatch.setenv("RANKSR_CACHE", str(tmp_path / "cache"))
     with _Server(("127.0.0.1", 0), _Handler) as server:
         address = f"http://127.0.0.1:{server.server_address[1]}/models/niqe_modelparameters.mat"
-        monkeypatch.setitem(published.URLS, "niqe", address)
+        # Not by its dotted name: `ranksr.metrics.niqe` is the function.
+        monkeypatch.setattr(sys.modules["ranksr.metrics.niqe"], "PUBLISHED_URL", address)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         yield server
@@ -92,8 +93,8 @@ def test_a_failed_download_leaves_nothing_behind_and_names_the_remedy(server, ch
 
 
 def test_an_unreachable_host_gives_one_clear_error(server, monkeypatch):
-    monkeypatch.setitem(published.URLS, "niqe", "http://127.0.0.1:1/niqe_modelparameters.mat")
-    with pytest.raises(UserError, match="give its path as the model"):
+    monkeypatch.setattr(sys.modules["ranksr.metrics.niqe"], "PUBLISHED_URL", "http://127.0.0.1:1/niqe.mat")
+    with pytest.raises(UserError, match="name a local file"):
         load_niqe_model("published")
 
 
@@ -105,6 +106,6 @@ def test_a_cache_that_cannot_be_written_is_named(monkeypatch, tmp_path):
 
 
 def test_the_cache_follows_xdg(monkeypatch, tmp_path):
-    monkeypatch.delenv("RANKSR_CACHE")
+    monkeypatch.delenv("RANKSR_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "ranksr"
