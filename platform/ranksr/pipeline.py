@@ -294,12 +294,12 @@ def remarks(config: Config) -> list[str]:
     said = []
     if config.scoring.niqe_model == "fit":
         said.append(
-            "NIQE's pristine model was fitted on this run's training photographs: "
+            "† NIQE's pristine model was fitted on this run's training photographs: "
             "not comparable with published NIQE values."
         )
     if config.scoring.ma_model == "fit":
         said.append(
-            "Ma's model was calibrated here on degraded training photographs: "
+            "† Ma's model was calibrated here on degraded training photographs: "
             "Ma and PI are not comparable with published values."
         )
     if config.perceptual.weights == "random":

@@ -101,9 +101,20 @@ def test_the_csv_holds_the_means_in_full_precision_and_the_papers_numbers(story)
     rows = list(csv.DictReader(io.StringIO(tables.to_csv(table))))
     assert [row["method"] for row in rows] == [method for method, _ in table.rows]
     for row in rows:
-        assert row["Set14 NIQE"] == repr(cell(table, row["method"], "Set14", "niqe").mean)
-    assert rows[1]["Set14 NIQE paper"] == "3.82"
-    assert "Mine NIQE paper" not in rows[0]
+        shown = row["Set14 NIQE (calibrated here)"]
+        assert shown == repr(cell(table, row["method"], "Set14", "niqe").mean)
+    assert rows[1]["Set14 NIQE (calibrated here) paper"] == "3.82"
+    assert not [heading for heading in rows[0] if heading.startswith("Mine NIQE") and heading.endswith("paper")]
+
+
+def test_metrics_calibrated_here_are_marked_in_every_table(story, make_config):
+    table = tables.results(story)
+    niqe, psnr = (next(c for c in table.columns if c.metric == metric) for metric in ("niqe", "psnr"))
+    assert (niqe.label, psnr.label) == ("NIQE† ↓", "PSNR, dB ↑")
+    assert "NIQE†" in tables.to_markdown(table)
+    assert "NIQE†" in tables.to_text(table)
+    published = make_config(scoring={"niqe_model": "published", "ma_model": "fit"}).scoring
+    assert [tables.is_calibrated(metric, published) for metric in ("niqe", "ma", "pi", "psnr")] == [False, True, True, False]
 
 
 def test_markdown_and_text_show_what_the_table_shows(story):

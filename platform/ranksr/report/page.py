@@ -75,7 +75,10 @@ def _ablation(story: Story, name: str, trials: list[dict[str, Any]]) -> Ablation
     best = [tables.best_of(metric, [line[i] for line in means]) for i, (_, metric) in enumerate(columns)]
     return Ablation(
         name=name,
-        columns=[tables.Column(test_set, metric, False) for test_set, metric in columns],
+        columns=[
+            tables.Column(test_set, metric, False, tables.is_calibrated(metric, story.config.scoring))
+            for test_set, metric in columns
+        ],
         paper_table=paper.ABLATION_TABLES.get(name) if paper_metrics else None,
         paper_columns=[tables.labelled(metric) for metric in paper_metrics],
         trials=[

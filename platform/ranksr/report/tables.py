@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from ranksr.config import Scoring
 from ranksr.metrics import metric_info
 from ranksr.report import paper
 from ranksr.report.story import Story
@@ -14,6 +15,8 @@ from ranksr.report.story import Story
 METRIC_LABELS = {"niqe": "NIQE", "pi": "PI", "ma": "Ma", "psnr": "PSNR", "ssim": "SSIM"}
 METRIC_UNITS = {"psnr": "dB"}
 NOTHING = "–"
+CALIBRATED = "†"
+"""Marks a metric whose model was fitted in this run; the remarks say so beside the table."""
 
 CellScores = dict[tuple[str, str, str], list[float]]
 """By (method, test_set, metric), without NaN."""
@@ -25,11 +28,14 @@ class Column:
     metric: str
     has_paper: bool
     """Whether the paper prints a number for any of the rows."""
+    calibrated: bool
+    """Whether the metric's model was fitted in this run, so that its values compare with no published ones."""
 
     @property
     def label(self) -> str:
-        """The metric with its unit and the direction of better."""
-        return f"{labelled(self.metric)} {'↓' if metric_info(self.metric).lower_is_better else '↑'}"
+        """The metric with its unit, a dagger where it was calibrated here, and the direction of better."""
+        arrow = "↓" if metric_info(self.metric).lower_is_better else "↑"
+        return f"{labelled(self.metric)}{CALIBRATED * self.calibrated} {arrow}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +75,12 @@ def labelled(metric: str) -> str:
     return f"{name}, {METRIC_UNITS[metric]}" if metric in METRIC_UNITS else name
 
 
+def is_calibrated(metric: str, scoring: Scoring) -> bool:
+    """Whether the values of a metric depend on a model that this run fitted."""
+    fitted = {"niqe": scoring.niqe_model == "fit", "ma": scoring.ma_model == "fit"}
+    return fitted["niqe"] or fitted["ma"] if metric == "pi" else fitted.get(metric, False)
+
+
 def number(value: float | None) -> str:
     """Two decimals; four for small values such as LPIPS; a dash for NaN and None."""
     if value is None or math.isnan(value):
@@ -85,7 +97,12 @@ def results(story: Story) -> Results:
     for test_set, image in zip(story.scores["test_set"].to_pylist(), story.scores["image"].to_pylist(), strict=True):
         images.setdefault(test_set, set()).add(image)
     columns = [
-        Column(test_set, metric, any(paper.score_of(test_set, method, metric) is not None for method in methods))
+        Column(
+            test_set,
+            metric,
+            has_paper=any(paper.score_of(test_set, method, metric) is not None for method in methods),
+            calibrated=is_calibrated(metric, story.config.scoring),
+        )
         for test_set in _in_order([item.name for item in story.config.test_sets], images)
         for metric in _in_order(story.config.scoring.metrics, story.scores["metric"].to_pylist())
     ]
@@ -162,6 +179,7 @@ def to_csv(table: Results) -> str:
     heading = ["method"]
     for column in table.columns:
         name = f"{column.test_set} {METRIC_LABELS.get(column.metric, column.metric)}"
+        name += " (calibrated here)" * column.calibrated
         heading += [name, f"{name} images"] + [f"{name} paper"] * column.has_paper
     writer.writerow(heading)
     for method, cells in table.rows:
