@@ -196,3 +196,18 @@ def test_a_wrong_opinion_file_is_refused_by_line(tmp_path, text, message):
 def test_a_missing_model_is_named():
     with pytest.raises(UserError, match="nowhere/model"):
         load_ma_model("nowhere/model")
+
+
+@pytest.mark.parametrize(("height", "width"), [(90, 62), (62, 90), (78, 100)])
+def test_an_image_whose_third_scale_is_too_small_has_no_score_and_spoils_no_batch(ma_model, photos, height, width):
+    small, whole = ma_scores([photos[0][:height, :width], photos[0][:128, :128]], ma_model)
+    assert np.isnan(small.value)
+    assert "third scale" in small.reason
+    assert whole.reason is None
+
+
+def test_no_size_of_image_is_an_exception(ma_model, photos):
+    sides = (1, 2, 7, 44, 45, 46, 61, 84, 85, 97, 101, 130)
+    scores = ma_scores([photos[0][:height, :width] for height in sides for width in sides], ma_model)
+    assert all((score.reason is None) == np.isfinite(score.value) for score in scores)
+    assert np.isfinite(scores[-1].value)

@@ -32,6 +32,9 @@ def ma_features(gray: np.ndarray) -> MaFeatures | str:
     height, width = gray.shape
     if min(height, width) < LEAST_PX:
         return f"{width}x{height} px, under {LEAST_PX} px on a side"
+    blocks = -(-(height >> 2) // SVD_BLOCK_PX) * -(-(width >> 2) // SVD_BLOCK_PX)
+    if blocks < SVD_BLOCK_PX**2:
+        return f"{width}x{height} px: its third scale has {blocks} blocks of 5x5 px, too few for 25 singular values"
     if reason := why_no_statistics(gray):
         return reason
     gsm = gsm_features(gray)

@@ -232,25 +232,21 @@ def write_rows(path: str, rows: Sequence[Row], request: Request, note: str | Non
 
 
 def format_table(rows: Sequence[Row], request: Request, note: str | None) -> str:
-    """A table for people: one line an image, then the mean of what has a score."""
+    """A table for people: one line an image, the mean of what has a score, and of how many where some have none."""
     lines = [["image", *request.metrics]]
-    for row in rows:
-        lines.append([row.image, *(_number(row.scores[name].value) for name in request.metrics)])
-    means = []
-    for name in request.metrics:
-        values = [row.scores[name].value for row in rows if not math.isnan(row.scores[name].value)]
-        means.append(_number(sum(values) / len(values)) if values else "-")
-    lines.append([f"mean of {len(rows)}", *means])
+    lines += [[row.image, *(_number(row.scores[name].value) for name in request.metrics)] for row in rows]
+    scored = {
+        name: [row.scores[name].value for row in rows if not math.isnan(row.scores[name].value)]
+        for name in request.metrics
+    }
+    lines.append(["mean", *(_number(sum(values) / len(values)) if values else "-" for values in scored.values())])
+    if any(len(values) < len(rows) for values in scored.values()):
+        lines.append([f"scored of {len(rows)}", *(str(len(values)) for values in scored.values())])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        )
-        for line in lines
-    ]
-    rule = "-" * len(text[0])
+    head, *body = ("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines)
+    rule = "-" * len(head)
     notes = [f"profile {request.profile}", *([note] if note else [])]
-    return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], *notes])
+    return "\n".join([head, rule, *body[: len(rows)], rule, *body[len(rows) :], *notes])
 
 
 def _number(value: float) -> str:
