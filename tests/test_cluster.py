@@ -79,7 +79,7 @@ class Started:
             found = []
             for process in psutil.process_iter():
                 with contextlib.suppress(psutil.Error):
-                    if any(f"{self.folder}/session" in word for word in process.cmdline()):
+                    if any(f"{self.folder}/" in word for word in process.cmdline()):
                         found += [process, *process.children(recursive=True)]
             for process in found:
                 with contextlib.suppress(psutil.Error):
@@ -205,17 +205,10 @@ def test_a_job_that_asks_for_too_much_is_refused_before_the_first_stage(
     cluster: Started, clone: pathlib.Path, small: list[str], tmp_path: pathlib.Path
 ) -> None:
     command = ["python", "jobs/full_pipeline.py", "configs/demo.yaml", *small, "--run", str(tmp_path / "run")]
-    done = cluster.call(
-        *command,
-        "methods.srresnet.train.batch_size=3",
-        "compute.num_workers=3",
-        check=False,
-        cwd=clone,
-        RAY_ADDRESS=cluster.address,
-    )
+    done = cluster.call(*command, "compute.cpus_per_worker=3", check=False, cwd=clone, RAY_ADDRESS=cluster.address)
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if "ranksr" in line] == [
-        "ranksr: training needs 1 CPU, 0 GPU for each of compute.num_workers=3, and the cluster has 2 CPU, 0 GPU on "
+        "ranksr: training needs 3 CPU, 0 GPU for each of compute.num_workers=1, and the cluster has 2 CPU, 0 GPU on "
         "1 node: lower compute.num_workers or what each takes, or start more or larger nodes"
     ]
     assert "Traceback" not in done.stderr
@@ -227,7 +220,9 @@ def test_a_job_that_asks_for_too_much_is_refused_before_the_first_stage(
 def test_an_ablation_on_two_nodes_needs_shared_files_and_trains_inside_its_trials(
     cluster: Started, clone: pathlib.Path, run: str, small: list[str]
 ) -> None:
-    cluster.ray("start", f"--address={cluster.address}", "--num-cpus=1", "--object-store-memory=100000000")
+    # A folder of its own, as on a machine of its own: a node that shares one unpacks the job's files over those in use.
+    second = [f"--address={cluster.address}", f"--temp-dir={cluster.folder}/2"]
+    cluster.ray("start", *second, "--num-cpus=1", "--object-store-memory=100000000")
     trial = {"name": "short", "overrides": ["methods.srresnet.train.steps=2"]}
     (clone / "steps.yaml").write_text(json.dumps({"about": "a test", "method": "srresnet", "trials": [trial]}))
     job = ["python", "jobs/ablation.py", "configs/demo.yaml", "steps.yaml", *small, "--run", run]
@@ -245,10 +240,15 @@ def test_an_ablation_on_two_nodes_needs_shared_files_and_trains_inside_its_trial
 def test_a_cluster_that_grows_is_asked_what_it_can_grow_to(bare: dict[str, str], root: pathlib.Path) -> None:
     probe = """
 import ray
+from ranksr import cli
 from ranksr.config import Compute, UserError
 from ranksr.train import launch
 ray.init(logging_level="ERROR")
 launch.require_resources(Compute(num_workers=2, upscale_actors=2))
+try:
+    cli.require_shared_root(Compute(), "/local")
+except UserError as error:
+    print(error)
 for change in ({"num_workers": 3}, {"cpus_per_worker": 2}, {"gpus_per_upscaler": 1}):
     try:
         launch.require_resources(Compute(**change))
@@ -266,6 +266,7 @@ for change in ({"num_workers": 3}, {"cpus_per_worker": 2}, {"gpus_per_upscaler":
         )  # fmt: skip
         package = str(root / "platform")
         done = growing.call("python", "-c", probe, RAY_ADDRESS=growing.address, PYTHONPATH=package)
+    assert "--run /local is a local folder, and the cluster " in done.stdout
     refused = [line for line in done.stdout.splitlines() if "cannot grow to it" in line]
     assert [line.split(", and ")[0] for line in refused] == [
         "training needs 1 CPU, 0 GPU for each of compute.num_workers=3",

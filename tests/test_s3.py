@@ -14,7 +14,6 @@ from ranksr import storage
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 RUN = "s3://bucket/runs/test"
-NIQE_AND_PSNR = ["scoring.metrics=[niqe, psnr]", "scoring.ma_model=null"]
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def arguments(s3_server: str, photographs: pathlib.Path, tiny: list[str]) -> lis
         storage.write_bytes(f"s3://bucket/photographs/{path.name}", path.read_bytes())
     left_out = [f"methods.{name}=null" for name in ("srresnet", "srgan", "esrgan_psnr", "esrgan")]
     compared = ["rank_dataset.methods=[bicubic]", "ranker.methods=[bicubic, hr]"]
-    few = ["methods.ranksrgan.start=null", "evaluation.methods=[bicubic, ranksrgan]", *NIQE_AND_PSNR]
+    few = ["methods.ranksrgan.start=null", "evaluation.methods=[bicubic, ranksrgan]"]
     return [*tiny, *left_out, *compared, *few, "data.hr=s3://bucket/photographs", "--run", RUN]
 
 

@@ -227,9 +227,10 @@ def require_shared_root(compute: Compute, root: str) -> None:
         return
     nodes = sum(node["Alive"] for node in ray.nodes())
     if nodes > 1 or launch.is_growing():
+        size = f"has {nodes} nodes" if nodes > 1 else "grows beyond its first node"
         raise UserError(
-            f"--run {root} is a local folder, and the cluster has {nodes} nodes{' and grows' * launch.is_growing()}: "
-            "use --run s3://bucket/prefix, or set compute.shared_filesystem=true where every node sees the same files"
+            f"--run {root} is a local folder, and the cluster {size}: use --run s3://bucket/prefix, "
+            "or set compute.shared_filesystem=true where every node sees the same files"
         )
 
 

@@ -114,7 +114,12 @@ def test_metrics_calibrated_here_are_marked_in_every_table(story, make_config):
     assert "NIQE†" in tables.to_markdown(table)
     assert "NIQE†" in tables.to_text(table)
     published = make_config(scoring={"niqe_model": "published", "ma_model": "fit"}).scoring
-    assert [tables.is_calibrated(metric, published) for metric in ("niqe", "ma", "pi", "psnr")] == [False, True, True, False]
+    assert [tables.is_calibrated(metric, published) for metric in ("niqe", "ma", "pi", "psnr")] == [
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_markdown_and_text_show_what_the_table_shows(story):
