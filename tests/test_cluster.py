@@ -6,7 +6,6 @@ import json
 import os
 import pathlib
 import shutil
-import signal
 import socket
 import subprocess
 import sysconfig
@@ -75,16 +74,15 @@ class Started:
         """End this cluster's processes and their children, and no others: `ray stop` would end every Ray there is."""
         import psutil
 
-        for end in (signal.SIGTERM, signal.SIGKILL):
-            found = []
-            for process in psutil.process_iter():
-                with contextlib.suppress(psutil.Error):
-                    if any(f"{self.folder}/" in word for word in process.cmdline()):
-                        found += [process, *process.children(recursive=True)]
-            for process in found:
-                with contextlib.suppress(psutil.Error):
-                    process.send_signal(end)
-            psutil.wait_procs(found, timeout=5)
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(f"{self.folder}/" in word for word in process.cmdline()):
+                    found += [process, *process.children(recursive=True)]
+        for process in found:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        psutil.wait_procs(found, timeout=10)
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -150,7 +148,7 @@ def small(tiny: list[str]) -> list[str]:
     """One method: every kind of job but the rank dataset, in few stages."""
     left_out = [f"methods.{name}=null" for name in ("srgan", "esrgan_psnr", "esrgan", "ranksrgan")]
     rest = [f"{key}.methods=[bicubic, srresnet]" for key in ("rank_dataset", "ranker", "evaluation")]
-    steps = ["methods.srresnet.train.steps=200", "methods.srresnet.train.validate_every_steps=200"]
+    steps = ["methods.srresnet.train.steps=400", "methods.srresnet.train.validate_every_steps=400"]
     return [*tiny, *left_out, *rest, *steps, "scoring.metrics=[psnr]", "scoring.ma_model=null"]
 
 
@@ -160,13 +158,14 @@ def test_a_job_submitted_from_a_clean_clone_is_stopped_and_goes_on(
     cluster: Started, clone: pathlib.Path, run: str, small: list[str]
 ) -> None:
     job = ["--working-dir", ".", "--", "python", "jobs/full_pipeline.py", "configs/demo.yaml"]
-    # A checkpoint at every step slows the training down to be stopped, and is no part of the run's identity.
+    # A checkpoint at every step slows down the training that is to be stopped, and is no part of the run's identity.
     first = [*small, "compute.checkpoint_every_steps=1"]
+    again = [*small, "compute.checkpoint_every_steps=1000", "compute.log_every_steps=100"]
     cluster.call("ray", "job", "submit", "--no-wait", "--submission-id", "first", *job, *first, "--run", run, cwd=clone)
     wait_for(f"{run}/srresnet/checkpoints", cluster, "first")
     cluster.ray("job", "stop", "first")
     assert not storage.read_json(f"{run}/srresnet/stage.json")["done"]
-    said = cluster.call("ray", "job", "submit", *job, *small, "--run", run, cwd=clone).stdout
+    said = cluster.call("ray", "job", "submit", *job, *again, "--run", run, cwd=clone).stdout
     assert "stage patches" not in said
     assert "stage srresnet: continues" in said
     assert "srresnet: continues from the checkpoint of step" in said

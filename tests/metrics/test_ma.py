@@ -211,3 +211,9 @@ def test_no_size_of_image_is_an_exception(ma_model, photos):
     scores = ma_scores([photos[0][:height, :width] for height in sides for width in sides], ma_model)
     assert all((score.reason is None) == np.isfinite(score.value) for score in scores)
     assert np.isfinite(scores[-1].value)
+
+
+def test_photographs_too_small_to_degrade_are_left_out_of_the_fit(photos):
+    tiny = np.zeros((0, 0), np.uint8)  # what the border protocol leaves of a 1x1 px file
+    with pytest.raises(UserError, match="too few|few"):
+        fit_ma_model([tiny, photos[0][:40, :40]], seed=0)

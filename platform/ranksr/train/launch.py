@@ -207,7 +207,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     job, place = arguments["job"], arguments["place"]
     context, compute = ray.train.get_context(), job.config.compute
     progress.log_to_stdout()
-    logging.getLogger("ray.train").setLevel(logging.WARNING)  # else it repeats every validation once more
+    logging.getLogger().setLevel(logging.WARNING)  # Train logs every report there, past its own log level
     torch.set_num_threads(compute.threads_per_worker)
     torch.manual_seed(job.config.seed)  # the same initial weights on every worker, and in every run
     world = World(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
