@@ -59,7 +59,8 @@ LADDER: tuple[tuple[Callable[[np.ndarray, float, np.random.Generator], np.ndarra
 def fit_ma_model(images: Iterable[np.ndarray], seed: int) -> MaModel:
     """Fit to a degradation ladder of uint8 HW photographs; the same model for the same images and seed.
 
-    At most 48 photographs are used, evenly spread; those under 128 px are left out. Raises UserError when they are too few or too small.
+    At most 48 photographs are used, evenly spread; those under 128 px are left out. Raises UserError when they are
+    too few or too small.
     """
     photos = [photo for photo in images if min(photo.shape) >= min(SIDES_PX)]
     if len(photos) > MAX_PHOTOS:
