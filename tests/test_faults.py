@@ -15,16 +15,14 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 def command(root: pathlib.Path, tiny: list[str], run: pathlib.Path) -> list[str]:
-    """SRResNet and SRGAN alone, the latter with enough steps to be killed in the middle."""
+    """SRResNet alone, with enough steps to be killed in the middle."""
     fewer = [
-        "methods.esrgan=null",
-        "methods.esrgan_psnr=null",
-        "methods.ranksrgan=null",
-        "rank_dataset.methods=[srresnet, srgan]",
-        "ranker.methods=[srresnet, srgan]",
-        "evaluation.methods=[srresnet, srgan]",
-        "methods.srgan.train.steps=150",
-        "methods.srgan.train.validate_every_steps=50",
+        *(f"methods.{name}=null" for name in ("srgan", "esrgan_psnr", "esrgan", "ranksrgan")),
+        "rank_dataset.methods=[srresnet]",
+        "ranker.methods=[srresnet, hr]",
+        "evaluation.methods=[srresnet]",
+        "methods.srresnet.train.steps=300",
+        "methods.srresnet.train.validate_every_steps=100",
     ]
     return [
         sys.executable,
@@ -53,18 +51,18 @@ def test_a_killed_driver_continues_where_it_was(root: pathlib.Path, tiny: list[s
     with (tmp_path / "first.log").open("wb") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=log)
         try:
-            wait_for(str(run / "srgan" / "checkpoints" / "step_00000020.pt"), process)
+            wait_for(str(run / "srresnet" / "checkpoints" / "step_00000020.pt"), process)
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-    finished = {name: (run / name).stat().st_mtime_ns for name in ("srresnet/weights.pt", "srresnet/stage.json")}
-    assert not storage.read_json(str(run / "srgan" / "stage.json"))["done"]
+    finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in ("calibration", "patches")}
+    assert not storage.read_json(str(run / "srresnet" / "stage.json"))["done"]
 
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    assert "stage srgan: continues" in done.stdout
-    assert "srgan: continues from the checkpoint of step" in done.stdout + done.stderr
-    assert finished == {name: (run / name).stat().st_mtime_ns for name in finished}
-    rows = storage.read_jsonl(str(run / "srgan" / "metrics.jsonl"))
-    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(2, 151, 2))  # every step once
-    assert "srgan" in done.stdout.splitlines()[-1] or "PSNR" in done.stdout
+    assert "stage srresnet: continues" in done.stdout
+    assert "srresnet: continues from the checkpoint of step" in done.stdout + done.stderr
+    assert finished == {name: (run / name / "stage.json").stat().st_mtime_ns for name in finished}
+    rows = storage.read_jsonl(str(run / "srresnet" / "metrics.jsonl"))
+    assert [row["step"] for row in rows if row["split"] == "train"] == list(range(2, 301, 2))  # every step once
+    assert "PSNR" in done.stdout

@@ -341,6 +341,7 @@ def build_stages(context: Context, overrides: list[str]) -> bool:
         log.info("to build: %s", ", ".join(missing))
         storage.probe(context.run.root)
         fetch_published(context.config)
+        context.start_ray()  # a cluster that is too small refuses before anything is written
         context.run.describe(context.config, overrides)
     evaluation(context)
     return bool(missing)

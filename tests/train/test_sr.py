@@ -55,6 +55,7 @@ def batch(photograph: np.ndarray) -> Batch:
     [
         ("srresnet", {"pixel"}),
         ("srgan", {"pixel", "perceptual", "adversarial", "discriminator", "d_real", "d_fake"}),
+        ("esrgan", {"pixel", "perceptual", "adversarial", "discriminator", "d_real", "d_fake"}),
         ("ranksrgan", {"pixel", "perceptual", "adversarial", "rank_content", "discriminator", "d_real", "d_fake"}),
     ],
 )
