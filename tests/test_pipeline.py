@@ -48,6 +48,7 @@ def test_every_stage_is_done_and_explains_itself(config: Config, finished: str) 
 def test_the_rank_dataset_has_a_row_per_location_with_every_method(finished: str) -> None:
     table = storage.read_table(f"{finished}/rank_dataset")
     assert table["methods"][0].as_py() == ["srresnet", "srgan", "hr"]
+    assert set(table["profile"].to_pylist()) == {"pirm"}
     for row in table.to_pylist():
         assert len(row["pngs"]) == len(row["niqe"]) == len(row["ma"]) == 3
         assert all(0 < value < 12 for value in row["ma"])
@@ -62,6 +63,7 @@ def test_scores_cover_every_method_and_metric(config: Config, finished: str) -> 
     assert {method for method, _ in scores} == set(config.evaluation.methods)
     assert all(math.isfinite(value) for value in scores.values())
     assert ("hr", "psnr") not in scores
+    assert {row["profile"] for row in rows} == {"pirm"}
 
 
 def test_every_training_leaves_weights_curves_and_events(finished: str) -> None:

@@ -23,6 +23,7 @@ SCHEMA = pa.schema(
         ("metric", pa.string()),
         ("value", pa.float64()),
         ("reason", pa.string()),
+        ("profile", pa.string()),
     ]
 )
 """Long form: one row per method, image and metric; a value that is NaN has a reason."""
@@ -53,7 +54,7 @@ class _Score:
         names = tuple(name for name in self.metrics if method != "hr" or not metric_info(name).needs_reference)
         about = {"method": method, "test_set": self.test_set, "image": image_id}
         return [
-            {**about, "metric": name, "value": score.value, "reason": score.reason}
+            {**about, "metric": name, **score._asdict(), "profile": self.judge.profile}
             for name, score in self.judge.score([sr], names, [hr])[0].items()
         ]
 
