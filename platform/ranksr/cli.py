@@ -179,18 +179,9 @@ def init_ray(config: Config, root: str) -> None:
     Ray: `RAY_AUTH_MODE=disabled` unless the user says otherwise. A submitted job: what the cluster was started with, as
     its processes inherit it. RAY_ADDRESS: the user's RAY_AUTH_MODE, which must be the cluster's; a refusal names it.
     """
-    # Train asks its workers for news this often; the default of 2 s would be waited for at every validation.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Warns workers of a node's end; ours need no warning, and the watcher logs an error at every start.
-    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     job_env = _job_config()
     joins = bool(job_env or os.environ.get("RAY_ADDRESS"))
-    if not joins:
-        # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Its workers inherit our environment.
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
+    _set_environment(joins)
     import ray
     import ray.data
 
@@ -215,6 +206,20 @@ def init_ray(config: Config, root: str) -> None:
 
     require_shared_root(config.compute, root)
     launch.require_resources(config.compute)
+
+
+def _set_environment(joins: bool) -> None:
+    """What Ray reads from the environment, of this process and of those it starts."""
+    # Train asks its workers for news this often; the default of 2 s would be waited for at every validation.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Warns workers of a node's end; ours need no warning, and the watcher logs an error at every start.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if not joins:
+        # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Its workers inherit our environment.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
 
 
 def require_shared_root(compute: Compute, root: str) -> None:

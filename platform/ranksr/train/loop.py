@@ -125,12 +125,7 @@ def fit(
     after every validation. Leaves `weights.pt` in the stage's folder.
     """
     checkpoints = Checkpoints(storage.join(place.folder, "checkpoints"), compute.keep_checkpoints)
-    state = checkpoints.load_last()
-    step, best = 0, None
-    if state is not None:
-        learner.restore(state["learner"])
-        step, best = state["step"], state["best"]
-        log.info("%s: continues from the checkpoint of step %d", place.name, step)
+    step, best = _resume(learner, checkpoints, place)
     journal = Journal(place, step) if world.is_first else None
     speed = Speed(step)
     validation: dict[str, float] = {}
@@ -158,6 +153,16 @@ def fit(
         _choose(learner, training, step, best, journal.rows, place)
         validation = {key: value for key, value in journal.rows[-1].items() if key not in ("step", "split")}
     return validation
+
+
+def _resume(learner: Learner, checkpoints: Checkpoints, place: Place) -> tuple[int, dict[str, Any] | None]:
+    """Steps done and the best validation so far, with the learner as it was then; (0, None) at the start."""
+    state = checkpoints.load_last()
+    if state is None:
+        return 0, None
+    learner.restore(state["learner"])
+    log.info("%s: continues from the checkpoint of step %d", place.name, state["step"])
+    return state["step"], state["best"]
 
 
 def keep_best(
