@@ -6,6 +6,7 @@ from typing import Any
 
 import pyarrow.compute
 import ray
+import ray.data
 import ray.tune
 
 from ranksr import pipeline, progress, storage
@@ -67,6 +68,9 @@ def _run_trials(waiting: list[_Prepared], context: pipeline.Context, name: str) 
     def run_trial(parameters: dict[str, Any]) -> None:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
         progress.log_to_stdout()
+        ray.data.DataContext.get_current().enable_progress_bars = (
+            False  # several trials' bars would overwrite each other
+        )
         pipeline.build_stages(_context(by_name[parameters["trial"]]), [])
 
     tuner = ray.tune.Tuner(
