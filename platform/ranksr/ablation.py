@@ -68,9 +68,8 @@ def _run_trials(waiting: list[_Prepared], context: pipeline.Context, name: str) 
     def run_trial(parameters: dict[str, Any]) -> None:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
         progress.log_to_stdout()
-        ray.data.DataContext.get_current().enable_progress_bars = (
-            False  # several trials' bars would overwrite each other
-        )
+        # The bars of several trials would be drawn over each other.
+        ray.data.DataContext.get_current().enable_progress_bars = False
         pipeline.build_stages(_context(by_name[parameters["trial"]]), [])
 
     tuner = ray.tune.Tuner(

@@ -15,6 +15,9 @@ from ranksr.config import SCALE
 if TYPE_CHECKING:
     import torch  # scoring workers read images without it: 130 MB and a second less for each
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+"""Of the files in a folder, in lower case, those taken for images."""
+
 
 def decode(data: bytes) -> np.ndarray:
     """Decode an image file to uint8 HWC RGB: 16 bits become 8, grey and palette become RGB, alpha is dropped,

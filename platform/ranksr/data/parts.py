@@ -25,6 +25,9 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
+LEAST_CPU_SHARE = 0.5
+"""CPUs of an actor, and of the task behind it, where CPUs are few."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Actors:
@@ -107,7 +110,7 @@ def _cpu_share(actors: Actors | None) -> float:
     """CPUs per task. An actor pool that held every CPU would starve the tasks behind it for ever."""
     if actors is None:
         return 1
-    return 1 if ray.cluster_resources().get("CPU", 1) > 2 * actors.count else 0.5
+    return 1 if ray.cluster_resources().get("CPU", 1) > 2 * actors.count else LEAST_CPU_SHARE
 
 
 def _watch(label: str, dataset: ray.data.Dataset, total: int, already: int) -> None:

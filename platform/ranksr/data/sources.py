@@ -10,7 +10,6 @@ import numpy as np
 from ranksr import images, storage
 from ranksr.config import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 WHEEL = "skimage:"
 
 
@@ -32,10 +31,11 @@ def list_photos(source: str) -> list[Photo]:
         )
     if not storage.is_folder(source):
         return [Photo(pathlib.PurePath(source).stem, storage.absolute(source))]
-    names = [name for name, _ in storage.list_files(source) if name.lower().endswith(SUFFIXES)]
+    names = [name for name, _ in storage.list_files(source) if name.lower().endswith(images.SUFFIXES)]
     if not names:
         raise UserError(
-            f"{storage.absolute(source)} holds no image file ({', '.join(SUFFIXES)}); give a folder of photographs"
+            f"{storage.absolute(source)} holds no image file ({', '.join(images.SUFFIXES)}); "
+            "give a folder of photographs"
         )
     stems = [str(pathlib.PurePosixPath(name).with_suffix("")) for name in names]
     return [

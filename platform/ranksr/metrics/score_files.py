@@ -20,13 +20,12 @@ import pyarrow.parquet
 
 from ranksr import storage
 from ranksr.config import UserError
-from ranksr.images import decode
+from ranksr.images import SUFFIXES, decode
 from ranksr.metrics.profiles import PROFILES
 from ranksr.metrics.scorer import Models, load_models, score_batch
 from ranksr.metrics.scores import FITTED, Score, unscorable
 from ranksr.metrics.table import PYIQA, metric_info
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 MAX_CHUNK = 16
 """Images that a process takes at once: enough for the forests, few enough for large images."""
 ALONE = 4

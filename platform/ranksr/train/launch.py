@@ -20,6 +20,7 @@ from ray.train.torch import TorchTrainer
 from ranksr import checkpoints, progress
 from ranksr.config import Compute, Config, UserError
 from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages, prefetch, shard
+from ranksr.data.parts import LEAST_CPU_SHARE
 from ranksr.data.rank_dataset import read_labels
 from ranksr.data.score import Judge
 from ranksr.train.loop import Learner, NonFiniteLossError, Place, fit
@@ -29,8 +30,6 @@ from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
 
-LEAST_CPU_SHARE = 0.5
-"""What `data.parts` gives an upscaling actor, and the task behind it, where CPUs are few."""
 AUTOSCALER_ANSWERS_WITHIN_SECONDS = 60
 """It looks every 5 s; at the start of a cluster it may not be there yet."""
 
