@@ -97,6 +97,7 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("evaluation.methods=[srgan, srgan]", "names a method twice"),
         ("rank_dataset.patch_px=16", "rank_dataset.patch_px=16"),
         ("ranker.train.checkpoint=best", "best_metric"),
+        ("scoring={niqe_model: fit, ma_model: published, ma_opinions: a.csv}", "ma_opinions=a.csv is read only with ma_model=fit"),
         ("methods.srgan.generator.arch=unet", "methods.srgan.generator"),
     ],
 )  # fmt: skip

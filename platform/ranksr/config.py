@@ -68,6 +68,12 @@ class Scoring(Section):
     metrics: tuple[str, ...] = ("niqe", "psnr")
     """Columns of the evaluation tables, in this order."""
 
+    @pydantic.model_validator(mode="after")
+    def _opinions_are_fitted_to(self) -> Self:
+        if self.ma_opinions is not None and self.ma_model != "fit":
+            raise ValueError(f"ma_opinions={self.ma_opinions} is read only with ma_model=fit, not {self.ma_model}")
+        return self
+
 
 class Perceptual(Section):
     network: Literal["vgg19", "squeezenet"] = "vgg19"
