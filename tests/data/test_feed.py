@@ -9,7 +9,7 @@ import torch
 
 from ranksr import images, storage
 from ranksr.data import feed, patches
-from ranksr.data.rank_dataset import Labels
+from ranksr.data.labels import Labels
 
 
 @pytest.fixture

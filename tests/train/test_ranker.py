@@ -8,7 +8,7 @@ import torch
 from ranksr import images
 from ranksr.config import Config
 from ranksr.data.feed import PairFeed
-from ranksr.data.rank_dataset import Labels
+from ranksr.data.labels import Labels
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.world import World
 

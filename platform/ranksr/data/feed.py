@@ -17,7 +17,7 @@ import torch
 
 from ranksr import images, storage
 from ranksr.config import SCALE
-from ranksr.data.rank_dataset import Labels
+from ranksr.data.labels import Labels
 
 Batch = dict[str, torch.Tensor]
 T = TypeVar("T")

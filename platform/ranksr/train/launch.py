@@ -20,8 +20,8 @@ from ray.train.torch import TorchTrainer
 from ranksr import checkpoints, progress
 from ranksr.config import Compute, Config, UserError
 from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages, prefetch, shard
+from ranksr.data.labels import read_labels
 from ranksr.data.parts import LEAST_CPU_SHARE
-from ranksr.data.rank_dataset import read_labels
 from ranksr.data.score import Judge
 from ranksr.train.loop import Learner, NonFiniteLossError, Place, fit
 from ranksr.train.ranker import RankerLearner

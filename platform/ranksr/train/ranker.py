@@ -9,7 +9,7 @@ import torch
 from ranksr import checkpoints, images, losses, metrics
 from ranksr.config import RankerConfig
 from ranksr.data.feed import Batch
-from ranksr.data.rank_dataset import Labels
+from ranksr.data.labels import Labels
 from ranksr.models import build_ranker
 from ranksr.train.loop import check_finite, learning_rate, make_adam, set_learning_rate
 from ranksr.train.world import World, unwrap
