@@ -1,10 +1,12 @@
 """Images: decoding, MATLAB's bicubic against MATLAB's own output, luma, grids."""
 
+import io
 import pathlib
 from collections.abc import Callable
 
 import cv2
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -81,13 +83,74 @@ def test_other_kinds_of_png_become_rgb(photograph: np.ndarray, kind: str) -> Non
             stored, expected = np.dstack([bgr, bgr[..., 0]]), bgr[..., ::-1]
         case _:
             stored, expected = bgr.astype(np.uint16) * 257, bgr[..., ::-1]
-    assert np.array_equal(images.decode(cv2.imencode(".png", stored)[1].tobytes()), expected)
+    assert np.array_equal(images.decode_photograph(cv2.imencode(".png", stored)[1].tobytes()), expected)
 
 
-@pytest.mark.parametrize("data", [b"", b"not an image", b"\x89PNG\r\n\x1a\n"])
-def test_what_is_no_image_is_said_to_be_none(data: bytes) -> None:
-    with pytest.raises(ValueError, match="empty|no image"):
-        images.decode(data)
+def saved(image: np.ndarray, file_format: str, mode: str = "RGB", **options: object) -> bytes:
+    out = io.BytesIO()
+    PIL.Image.fromarray(image).convert(mode).save(out, file_format, **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize(("mode", "tolerance"), [("CMYK", 2), ("P", 40), ("RGBA", 0), ("LA", 80), ("L", 80)])
+def test_every_colour_mode_becomes_rgb(photograph: np.ndarray, mode: str, tolerance: float) -> None:
+    data = saved(photograph, "TIFF" if mode == "CMYK" else "PNG", mode)
+    found = images.decode_photograph(data)
+    assert found.shape == photograph.shape
+    assert np.abs(found.astype(float) - photograph).mean() <= tolerance
+
+
+def test_a_cmyk_jpeg_has_the_colours_of_the_photograph(photograph: np.ndarray) -> None:
+    found = images.decode_photograph(saved(photograph, "JPEG", "CMYK", quality=95))
+    assert np.abs(found.astype(float) - photograph).mean() < 4
+
+
+def test_the_upper_8_of_16_grey_bits_are_kept(photograph: np.ndarray) -> None:
+    gray = photograph[:, :, 0]
+    data = cv2.imencode(".tif", gray.astype(np.uint16) * 256 + 255)[1].tobytes()
+    assert np.array_equal(images.decode_photograph(data), np.repeat(gray[:, :, None], 3, axis=2))
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_exif_orientation_is_applied(photograph: np.ndarray, file_format: str) -> None:
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # turn clockwise to see it upright
+    found = images.decode_photograph(saved(photograph[:256], file_format, exif=exif))
+    assert np.abs(found.astype(float) - np.rot90(photograph[:256], -1)).mean() < 6
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "WEBP", "TIFF"])
+def test_of_several_images_the_first_is_taken(photograph: np.ndarray, file_format: str) -> None:
+    more = {"save_all": True, "append_images": [PIL.Image.fromarray(255 - photograph)]}
+    lossless = {"lossless": True} if file_format == "WEBP" else {}
+    assert np.array_equal(images.decode_photograph(saved(photograph, file_format, **more, **lossless)), photograph)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP", "TIFF", "BMP"])
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_a_truncated_file_is_refused(photograph: np.ndarray, file_format: str, share: float) -> None:
+    data = saved(photograph, file_format)
+    with pytest.raises(ValueError, match="cannot be decoded|no image"):
+        images.decode_photograph(data[: int(share * len(data))])
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"), [(b"", "is empty"), (b"not an image", "no image"), (b"\x89PNG\r\n\x1a\n", "no image")]
+)
+def test_what_is_no_image_is_said_to_be_none(data: bytes, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        images.decode_photograph(data)
+
+
+def test_floating_pixels_are_refused_by_name(photograph: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="32 bits"):
+        images.decode_photograph(cv2.imencode(".tif", photograph[:, :, 0].astype(np.float32))[1].tobytes())
+
+
+def test_a_very_wide_photograph_is_read_and_a_gigantic_one_refused() -> None:
+    assert images.decode_photograph(saved(np.zeros((40, 30000, 3), np.uint8), "PNG")).shape == (40, 30000, 3)
+    with pytest.raises(ValueError, match="exceeds limit"):
+        images.decode_photograph(saved(np.zeros((7000, 30000), np.uint8), "PNG", "1"))
 
 
 def test_an_image_under_four_pixels_is_refused() -> None:

@@ -5,10 +5,14 @@ Only this file converts.
 """
 
 import functools
+import io
+import warnings
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageOps
 
 from ranksr.config import SCALE
 
@@ -19,24 +23,50 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Of the files in a folder, in lower case, those taken for images."""
 
 
-def decode(data: bytes) -> np.ndarray:
-    """Decode an image file to uint8 HWC RGB: 16 bits become 8, grey and palette become RGB, alpha is dropped,
-    the EXIF orientation is applied. Raises ValueError with a reason for anything that is no whole image."""
+def decode_photograph(data: bytes) -> np.ndarray:
+    """Decode a file of the user's to uint8 HWC RGB: of 16 bits the upper 8 are kept, grey, palette and CMYK become
+    RGB, alpha is dropped, the EXIF orientation is applied, of an animation or a multi-page file the first image taken.
+
+    Raises ValueError with a reason for anything that is no whole image, and for one of more than 178 megapixels.
+    """
     if not data:
         raise ValueError("the file is empty")
-    buffer = np.frombuffer(data, np.uint8)
     try:
-        image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
-    except cv2.error as error:
-        raise ValueError(f"the image cannot be decoded: {error.err}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # large, or with odd metadata: the pixels are what counts
+            image = PIL.Image.open(io.BytesIO(data))
+            image.load()
+            image = PIL.ImageOps.exif_transpose(image)
+            if image.mode in ("I", "F"):
+                raise ValueError(
+                    f"pixels of {image.mode} mode (32 bits) have no known range; save it with 8 or 16 bits"
+                )
+            if image.mode.startswith("I;16"):
+                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
+            return np.ascontiguousarray(image.convert("RGB"))
+    except PIL.UnidentifiedImageError:
+        raise ValueError("the file is no image that Pillow can read") from None
+    except Exception as error:  # decoders of damaged files raise whatever their parser meets
+        raise ValueError(
+            f"the image cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
+        ) from error
+
+
+def decode(png: bytes) -> np.ndarray:
+    """uint8 HWC RGB of a PNG that `encode_png` made: faster than `decode_photograph`, and as lenient as OpenCV is."""
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:
-        raise ValueError("the file is no image that OpenCV can read")
+        raise ValueError("the PNG cannot be decoded")
     return image
 
 
 def encode_png(image: np.ndarray) -> bytes:
-    """Encode uint8 HWC RGB as PNG, the same bytes for the same pixels."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    """Encode uint8 HWC RGB as PNG, the same bytes for the same pixels.
+
+    Run lengths instead of a search for repetitions, which photographs lack: 1.7 times as fast for 3 % more bytes.
+    """
+    settings = [cv2.IMWRITE_PNG_COMPRESSION, 1, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_RLE]
+    done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR), settings)
     assert done
     return data.tobytes()
 
@@ -79,14 +109,16 @@ def resize_bicubic(image: np.ndarray, height: int, width: int) -> np.ndarray:
     The border pixel is repeated outwards: with that the published Set14 LR images come out exactly, while the
     mirrored edges of newer MATLAB releases miss their border rows by up to 12 grey levels.
     """
+    if image.ndim == 3:  # one channel after another: a third of the memory, which for large photographs is gigabytes
+        return np.stack([resize_bicubic(channel, height, width) for channel in np.moveaxis(image, 2, 0)], axis=2)
     result = image
     scales = (height / image.shape[0], width / image.shape[1])
     for axis in np.argsort(scales, kind="stable"):  # MATLAB begins with the dimension that shrinks most
         indices, weights = _bicubic_taps(image.shape[axis], (height, width)[axis])
         rows = np.moveaxis(result, axis, 0).astype(np.float64)
-        total = np.zeros((indices.shape[0], *rows.shape[1:]))
+        total = np.zeros((indices.shape[0], rows.shape[1]))
         for tap in range(indices.shape[1]):
-            total += weights[:, tap].reshape(-1, *([1] * (rows.ndim - 1))) * rows[indices[:, tap]]
+            total += weights[:, tap, None] * rows[indices[:, tap]]
         result = np.moveaxis(total, 0, axis)
         if image.dtype == np.uint8:
             result = _rounded(result)
@@ -104,8 +136,9 @@ def upscale_bicubic(image: np.ndarray) -> np.ndarray:
     Computed in floating point and rounded once, as MATLAB does for im2double images: NIQE 7.72 on Set14. Rounding
     after each dimension, as MATLAB does for uint8 images, gives 7.61, the paper's figure; PSNR is 26.09 dB in both.
     """
-    large = resize_bicubic(image.astype(np.float64), image.shape[0] * SCALE, image.shape[1] * SCALE)
-    return _rounded(large)
+    height, width = image.shape[0] * SCALE, image.shape[1] * SCALE
+    channels = np.moveaxis(image, 2, 0)
+    return np.stack([_rounded(resize_bicubic(each.astype(np.float64), height, width)) for each in channels], axis=2)
 
 
 def _rounded(pixels: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from ranksr.config import UserError
-from ranksr.images import decode, resize_bicubic
+from ranksr.images import decode_photograph, resize_bicubic
 from ranksr.metrics.forest import from_sklearn
 from ranksr.metrics.ma import MaModel
 from ranksr.metrics.ma_features import NUM_FEATURES, MaFeatures, ma_features
@@ -74,7 +74,7 @@ def fit_ma_model_to_opinions(path: str, profile: str, seed: int) -> MaModel:
     rows = []
     for image, opinion in read_opinions(path):
         try:
-            gray = to_gray(decode(image.read_bytes()), profile)
+            gray = to_gray(decode_photograph(image.read_bytes()), profile)
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: {image} cannot be read ({error}): correct the column image") from error
         rows.append((gray, opinion))

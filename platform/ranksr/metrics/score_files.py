@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from ranksr import storage
 from ranksr.config import UserError
-from ranksr.images import SUFFIXES, decode
+from ranksr.images import SUFFIXES, decode_photograph
 from ranksr.metrics.profiles import PROFILES
 from ranksr.metrics.scorer import Models, load_models, score_batch
 from ranksr.metrics.scores import FITTED, Score, unscorable
@@ -170,7 +170,7 @@ def _models(request: Request) -> Models:
 def _read(path: str) -> np.ndarray | str:
     """The image, or why it cannot be read."""
     try:
-        return decode(pathlib.Path(path).read_bytes())
+        return decode_photograph(pathlib.Path(path).read_bytes())
     except OSError as error:
         return error.strerror or str(error)
     except ValueError as error:
