@@ -9,7 +9,7 @@ import pytest
 PACKAGE = pathlib.Path(__file__).parents[1] / "platform" / "ranksr"
 
 LAYERS = [
-    ("config_checks",),
+    ("config_checks", "config_files"),
     ("config",),
     ("images", "storage", "progress", "downloads"),
     ("models", "losses", "metrics", "weights", "checkpoints", "runs"),

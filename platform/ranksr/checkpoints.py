@@ -64,10 +64,14 @@ def save_generator(path: str, config: Generator, tensors: dict[str, torch.Tensor
 
 
 def load_generator(path: str) -> nn.Module:
-    """A generator from `save_generator`, frozen, in eval mode, on the CPU."""
-    content = read(path)
-    config: Generator = pydantic.TypeAdapter(Generator).validate_python(content["generator"])
-    return _frozen(build_generator(config), content["state_dict"])
+    """A generator from `save_generator` or a published file in any known layout, frozen, in eval mode, on the CPU.
+
+    Raises UserError when the file holds none.
+    """
+    tensors = weights.read_state_dict(path)
+    network = build_generator(weights.generator_config(tensors, path))
+    weights.import_published(network, tensors, path)
+    return network.requires_grad_(False).eval()
 
 
 def save_ranker(path: str, config: RankerConfig, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:

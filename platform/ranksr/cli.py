@@ -64,11 +64,11 @@ def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace
         return 2
 
 
-def _user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an exception: Ray wraps what its workers raise."""
+def _user_error(error: BaseException | None) -> UserError | storage.StorageError | None:
+    """What the user can mend behind an exception: Ray wraps what its workers raise."""
     seen = 0
     while error is not None and seen < 10:
-        if isinstance(error, UserError):
+        if isinstance(error, UserError | storage.StorageError):
             return error
         failures = getattr(error, "worker_failures", None)
         error = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error.__cause__

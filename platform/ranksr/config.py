@@ -1,33 +1,27 @@
-"""Every config model, how a YAML file becomes one, and the one grammar for overrides.
+"""Every config model. A config is a typed, frozen value that is checked once and passed down.
 
-A config is a typed, frozen value that is checked once and passed down. A YAML file may name one `base:`
-whose mappings it changes key by key (lists are replaced whole, `null` removes a method). The same grammar,
-`key.path=value`, serves the command line and the trials of an ablation.
+config_files.py reads YAML and overrides, config_checks.py holds the rules between keys.
 """
 
 import pathlib
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self
 
 import pydantic
-import yaml
 
-from ranksr import config_checks
+from ranksr import config_checks, config_files
+from ranksr.config_files import UserError as UserError
 
 SCALE = 4
 """The only magnification: the paper's x4, two pixel shuffles in every generator."""
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend: the message names the thing, the value and the remedy."""
 
 
 class Section(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
-Checked = TypeVar("Checked", bound=Section)
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
+MethodName = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9_]+$")]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
 
 
@@ -171,17 +165,28 @@ class Method(Section):
     train: Training
 
 
+class Gap(Section):
+    """Keep a location only if two methods differ enough on a metric."""
+
+    methods: tuple[str, str]
+    more_than: NonNegative
+    metric: str | None = None
+    """null: `ranker.metric`, the one that labels."""
+
+
 class RankDataset(Section):
     hr: str | None = None
     """Photographs of the rank dataset, same forms as `data.hr`; null: `data.hr`. Paper 4.1: DIV2K + Flickr2K."""
     methods: tuple[str, ...]
-    """What each location is shown by: methods of this config, `bicubic`; `hr` is always added."""
+    """What each location is shown by: methods of this config, names of `external`, `bicubic`; `hr` is always added."""
     patch_px: PositiveInt
     stride_px: PositiveInt
     min_sigma: NonNegative = 0.0
     """Keep a location only if its mean local sigma in HR reaches this (grey levels; authors' code 4.2075). 0: off."""
     max_locations_per_image: int = 0
     """Cap per image, spread over it evenly (authors' code 200). 0: off."""
+    gap: Gap | None = None
+    """The authors' code keeps a location if SRGAN and ESRGAN differ by more than 0.1 in NIQE. null: off."""
 
 
 class RankerConfig(Section):
@@ -190,7 +195,7 @@ class RankerConfig(Section):
     methods: tuple[str, ...]
     """Which of the stored methods it compares; every rank dataset holds `hr` as well."""
     min_gap: NonNegative = 0.0
-    """Pairs must differ by more than this on the label metric (authors' code 0.1). 0: ties only are left out."""
+    """Pairs must differ by more than this on the label metric, when they are drawn. 0: ties only are left out."""
     target: Literal["rank", "regression", "method"]
     """rank: Eq. 4; regression: MSE on the score (Tables 5, 6); method: order of the methods, not of scores (Fig. 4)."""
     features: PositiveInt = 64
@@ -243,7 +248,10 @@ class Config(Section):
     perceptual: Perceptual
     discriminator: Discriminator = Discriminator()
     rank_content: RankContent
-    methods: dict[Annotated[str, pydantic.Field(pattern=r"^[a-z0-9_]+$")], Method]
+    methods: dict[MethodName, Method]
+    external: dict[MethodName, str] = {}
+    """Methods made elsewhere. Name to a checkpoint file of a built-in architecture, or to a folder of SR images under
+    the photographs' names (for the evaluation: one sub-folder a test set)."""
     rank_dataset: RankDataset
     ranker: RankerConfig
     evaluation: Evaluation
@@ -262,12 +270,12 @@ class Config(Section):
             node = dumped
             for key in path.split("."):
                 node = node[key]
-            _flatten(path, node, flat)
+            config_files.flatten(path, node, flat)
         return flat
 
     def with_overrides(self, overrides: list[str] | tuple[str, ...]) -> "Config":
         """A changed, checked copy. `overrides` are `key.path=value`, the value in YAML."""
-        return _validated(_override(self.model_dump(mode="json"), overrides), "the overrides")
+        return _validated(config_files.override(self.model_dump(mode="json"), overrides), "the overrides")
 
 
 class Trial(Section):
@@ -295,93 +303,16 @@ class Ablation(Section):
 
 def load_ablation(path: str | pathlib.Path) -> Ablation:
     """Read the YAML file of an ablation."""
-    return _checked(Ablation, load_mapping(path), str(path))
+    return config_files.checked(Ablation, config_files.load_mapping(path), str(path))
 
 
 def load_config(path: str | pathlib.Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read a YAML file and its `base:` (relative to it), apply `key.path=value` overrides, check everything."""
-    return _validated(_override(_read_yaml(pathlib.Path(path)), overrides), str(path))
-
-
-def load_mapping(path: str | pathlib.Path) -> dict[str, Any]:
-    """Read one YAML file that must hold a mapping; errors name the file."""
-    try:
-        loaded = yaml.safe_load(pathlib.Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read config {path}: {error.strerror}; give the path of a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds no mapping but {type(loaded).__name__}; see configs/demo.yaml")
-    return loaded
-
-
-def _read_yaml(path: pathlib.Path, seen: tuple[pathlib.Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise UserError(f"{path}: base leads back to itself through {' -> '.join(map(str, seen))}")
-    loaded = load_mapping(path)
-    base = loaded.pop("base", None)
-    if base is None:
-        return loaded
-    return _merge(_read_yaml(path.parent / str(base), (*seen, path.resolve())), loaded)
-
-
-def _merge(base: Any, change: Any) -> Any:
-    if not (isinstance(base, dict) and isinstance(change, dict)):
-        return change
-    # Another architecture is another set of keys: nothing of the old one may linger.
-    if "arch" in change and change["arch"] != base.get("arch"):
-        return change
-    return {**base, **{key: _merge(base.get(key), value) for key, value in change.items()}}
-
-
-def _override(tree: dict[str, Any], overrides: list[str] | tuple[str, ...]) -> dict[str, Any]:
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise UserError(f"override {override!r} is not key.path=value, e.g. ranker.train.steps=1000")
-        try:
-            change = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UserError(f"override {override!r}: the value is not YAML") from error
-        for part in reversed(key.split(".")):
-            change = {part: change}
-        tree = _merge(tree, change)
-    return tree
+    return _validated(config_files.override(config_files.read_yaml(pathlib.Path(path)), overrides), str(path))
 
 
 def _validated(tree: dict[str, Any], source: str) -> Config:
     methods = tree.get("methods")
     if isinstance(methods, dict):
         tree = {**tree, "methods": {name: value for name, value in methods.items() if value is not None}}
-    return _checked(Config, tree, source)
-
-
-def _checked(model: type[Checked], tree: dict[str, Any], source: str) -> Checked:
-    try:
-        return model.model_validate(tree)
-    except pydantic.ValidationError as error:
-        raise UserError("; ".join(_describe(item, source) for item in error.errors())) from None
-
-
-def _describe(item: Any, source: str) -> str:
-    key = ".".join(
-        str(part) for part in item["loc"] if part not in ("srresnet", "rrdbnet", "fsrcnn") or part in item["loc"][:2]
-    )
-    match item["type"]:
-        case "extra_forbidden":
-            return f"{source}: unknown key {key}; remove it or correct its spelling (the keys are in ranksr/config.py)"
-        case "missing":
-            return f"{source}: key {key} is missing; add it (configs/demo.yaml has every key)"
-        case "value_error":
-            return f"{source}: {key + ': ' if key else ''}{item['ctx']['error']}"
-        case _:
-            return f"{source}: {key}={item['input']!r}: {item['msg'].lower()}"
-
-
-def _flatten(prefix: str, node: Any, flat: dict[str, Any]) -> None:
-    if isinstance(node, dict):
-        for key, value in node.items():
-            _flatten(f"{prefix}.{key}", value, flat)
-    else:
-        flat[prefix] = node
+    return config_files.checked(Config, tree, source)

@@ -15,15 +15,19 @@ def check(config: "Config", scale: int) -> None:
 
 
 def _check_methods(config: "Config") -> None:
-    for name, method in config.methods.items():
+    for name in (*config.methods, *config.external):
         if name in RESERVED_METHODS:
             raise ValueError(
-                f"methods.{name}: the name is taken by ranksr; choose another than {', '.join(RESERVED_METHODS)}"
+                f"{'methods' if name in config.methods else 'external'}.{name}: the name is taken by ranksr; "
+                f"choose another than {', '.join(RESERVED_METHODS)}"
             )
+    if both := config.methods.keys() & config.external.keys():
+        raise ValueError(f"methods.{min(both)} and external.{min(both)} have one name: rename one of them")
+    for name, method in config.methods.items():
         if not any(value > 0 for _, value in method.weights):
             raise ValueError(f"methods.{name}.weights are all 0: give at least one loss term a weight")
         _check_start(config, name)
-    known = {*config.methods, "bicubic", "hr"}
+    known = {*config.methods, *config.external, "bicubic", "hr"}
     for key, names in (
         ("rank_dataset.methods", config.rank_dataset.methods),
         ("evaluation.methods", config.evaluation.methods),
@@ -36,6 +40,12 @@ def _check_methods(config: "Config") -> None:
     if unknown := [name for name in config.ranker.methods if name not in stored]:
         raise ValueError(
             f"ranker.methods names {unknown[0]!r}, which is not in rank_dataset.methods ({', '.join(sorted(stored))})"
+        )
+    gap = config.rank_dataset.gap
+    if gap and (len({*gap.methods}) < 2 or not stored.issuperset(gap.methods)):
+        raise ValueError(
+            f"rank_dataset.gap.methods={', '.join(gap.methods)} must be two of those of rank_dataset.methods "
+            f"({', '.join(sorted(stored))})"
         )
     if len(set(config.ranker.methods)) < 2:
         raise ValueError("ranker.methods needs at least two different methods to compare")

@@ -1,14 +1,14 @@
 """Stage `evaluation`: every method on every test set, as scores and as pictures."""
 
 import dataclasses
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from ranksr import images, storage
-from ranksr.config import TestSet, UserError
+from ranksr.config import TestSet
 from ranksr.data import parts, sources
+from ranksr.data.rank_dataset import Made
 from ranksr.data.score import Judge
 from ranksr.metrics import metric_info
 
@@ -62,45 +62,36 @@ class _Score:
 def evaluate(
     folder: str,
     test_sets: tuple[TestSet, ...],
-    weights: Mapping[str, str],
+    made: Made,
     names: tuple[str, ...],
     judge: Judge,
     actors: "UpscaleActors",
 ) -> dict[str, Any]:
-    """Score `weights` (method -> `bicubic`, `hr` or weights file) on every test set.
+    """Score every method on every test set; images `given` lie in a sub-folder named like the test set.
 
     Writes <folder>/scores.parquet and <folder>/images/<test_set>/<method>/<image>.png, `lr` and `hr` included.
     Raises UserError for a test image that cannot be used: a benchmark with images missing is another benchmark.
     """
-    methods = {"lr": "lr", **weights, "hr": "hr"}
+    methods = {"lr": "lr", **made.by, "hr": "hr"}
     for test_set in test_sets:
         part_folder = storage.join(folder, "parts", test_set.name)
         score = _Score(test_set.name, tuple(methods), names, judge, storage.join(folder, "images", test_set.name))
         photos = sources.list_photos(test_set.hr)
-        lr_paths = _matched(test_set, photos)
+        folders = {name: storage.join(path, test_set.name) for name, path in made.folders.items()}
+        if test_set.lr is not None:
+            folders["lr"] = test_set.lr
         parts.run_job(
             f"evaluation on {test_set.name}",
             photos,
             per_part=2,
             make=score,
             sink=parts.PartSink(part_folder, SCHEMA),
-            actors=actors.of(methods, smallest_px=16, lr_paths=lr_paths),
+            actors=actors.of(methods, smallest_px=16),
+            given={name: sources.match_images(name, path, photos) for name, path in folders.items()},
+            unit=("scores", 1),
         )
         parts.collect(part_folder, on_bad="fail", max_bad_fraction=0)
     tables = [storage.read_table(storage.join(folder, "parts", test_set.name)) for test_set in test_sets]
     scores = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
     storage.write_table(storage.join(folder, "scores.parquet"), scores)
     return {"images": {test_set.name: len(sources.list_photos(test_set.hr)) for test_set in test_sets}}
-
-
-def _matched(test_set: TestSet, photos: list[sources.Photo]) -> dict[str, str] | None:
-    """The LR file of every HR image, matched by name."""
-    if test_set.lr is None:
-        return None
-    found = {photo.image_id: photo.path for photo in sources.list_photos(test_set.lr)}
-    if missing := [photo.image_id for photo in photos if photo.image_id not in found]:
-        raise UserError(
-            f"test set {test_set.name}: {test_set.lr} has no LR image for {', '.join(missing[:3])} "
-            f"({len(missing)} missing); name LR files as in {test_set.hr}, or leave lr out to make them"
-        )
-    return found

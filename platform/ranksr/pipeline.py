@@ -88,7 +88,8 @@ def patches(context: Context) -> Stage:
     )
 
 
-_DATA_KEYS = ("on_bad_image", "max_bad_fraction", "val_fraction", "images_per_part")
+_DATA_KEYS = ("val_fraction", "images_per_part")
+"""What to do about bad files is not among them: it does not change what is made of the good ones."""
 
 
 def calibration(context: Context) -> Stage:
@@ -193,35 +194,48 @@ def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob)
     return results
 
 
-def _weights(context: Context, names: tuple[str, ...], inputs: dict[str, str]) -> dict[str, str]:
-    """What each method is made by: its own name for bicubic and hr, else its weights file."""
-    weights = {}
+def _made(context: Context, names: tuple[str, ...], test_sets: tuple[str, ...] = ()) -> rank_job.Made:
+    """By what each method's images are made, and the fingerprints of that.
+
+    With `test_sets`, a folder of images made elsewhere counts by its sub-folders of these names.
+    """
+    made, folders, fingerprints = dict[str, str](), dict[str, str](), dict[str, str]()
     for name in names:
+        path = storage.absolute(context.config.external.get(name, ""))
         if name in context.config.methods:
             stage = generator(context, name)
-            inputs[name] = stage.fingerprint
-            weights[name] = stage.path("weights.pt")
+            made[name], fingerprints[name] = stage.path("weights.pt"), stage.fingerprint
+        elif name not in context.config.external:
+            made[name] = name  # bicubic and hr
+        elif storage.is_folder(path):
+            made[name], folders[name] = "given", path
+            listed = [storage.join(path, test_set) for test_set in test_sets] or [path]
+            fingerprints[name] = storage.digest_of([context.digest(each) for each in listed])
         else:
-            weights[name] = name
-    return weights
+            made[name], fingerprints[name] = path, storage.digest(path)
+    return rank_job.Made(made, folders, fingerprints)
 
 
 def rank_dataset(context: Context) -> Stage:
+    """Patches of every method side by side, scored."""
     config = context.config
     scoring, inputs = judge(context)
+    made = _made(context, config.rank_dataset.methods)
+    made = dataclasses.replace(made, fingerprints={**inputs, **made.fingerprints})
     source = config.rank_dataset.hr or config.data.hr
-    inputs["photographs"] = context.digest(source)
-    weights = _weights(context, config.rank_dataset.methods, inputs)
-    names = raw_metrics(config)
+    gap = config.rank_dataset.gap
+    if gap is not None and gap.metric is None:
+        config = config.with_overrides([f"rank_dataset.gap.metric={config.ranker.metric}"])
     settings = config.select("seed", "scoring.profile", "rank_dataset", *(f"data.{key}" for key in _DATA_KEYS))
     settings.pop("rank_dataset.hr")
+    names = raw_metrics(config)
     data = config.data.model_copy(update={"hr": source})
     return context.stage(
         "rank_dataset",
         {**settings, "metrics": list(names)},
-        inputs,
+        {"photographs": context.digest(source), **made.fingerprints},
         lambda stage: rank_job.write_rank_dataset(
-            stage.folder, data, config.rank_dataset, weights, names, scoring, context.actors, config.seed
+            stage.folder, data, config.rank_dataset, made, names, scoring, context.actors, config.seed
         ),
     )
 
@@ -241,7 +255,8 @@ def evaluation(context: Context) -> Stage:
     """Scores and pictures of every method on every test set."""
     config = context.config
     scoring, inputs = judge(context)
-    weights = _weights(context, config.evaluation.methods, inputs)
+    made = _made(context, config.evaluation.methods, tuple(test_set.name for test_set in config.test_sets))
+    inputs |= made.fingerprints
     for test_set in config.test_sets:
         inputs[f"test set {test_set.name}"] = context.digest(test_set.hr)
         if test_set.lr:
@@ -251,7 +266,7 @@ def evaluation(context: Context) -> Stage:
         config.select("scoring.profile", "scoring.metrics", "evaluation"),
         inputs,
         lambda stage: evaluate.evaluate(
-            stage.folder, config.test_sets, weights, config.scoring.metrics, scoring, context.actors
+            stage.folder, config.test_sets, made, config.scoring.metrics, scoring, context.actors
         ),
     )
 

@@ -1,15 +1,18 @@
 """One small face over pyarrow.fs: the same calls for a local folder and for s3://bucket/prefix.
 
 Files appear whole: locally by a temporary name and a rename, on S3 because an object becomes visible when its
-upload completes. AWS_ENDPOINT_URL and the usual AWS variables are honoured by pyarrow itself.
+upload completes. AWS_ENDPOINT_URL and the usual AWS variables are honoured by pyarrow itself. A server that is busy or
+away is asked again for about a minute (AWS_MAX_ATTEMPTS); then StorageError says so.
 """
 
+import contextlib
 import functools
 import hashlib
 import io
 import json
 import os
 import uuid
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -17,6 +20,13 @@ import pyarrow.fs
 import pyarrow.parquet
 
 from ranksr.config import UserError
+
+S3_ATTEMPTS = 8
+"""With waits that double from 50 ms this rides out 40 to 60 s of a server that is away."""
+
+
+class StorageError(OSError):
+    """A remote store that does not answer, or not as it should: not the fault of any one file."""
 
 
 def is_remote(path: str) -> bool:
@@ -36,9 +46,15 @@ def join(root: str, *parts: str) -> str:
 @functools.lru_cache(maxsize=32)
 def _filesystem(root: str) -> pyarrow.fs.FileSystem:
     try:
-        return pyarrow.fs.FileSystem.from_uri(root)[0]
+        filesystem = pyarrow.fs.FileSystem.from_uri(root)[0]
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"cannot open {root}: {error}; give a local path or s3://bucket/prefix") from error
+    if not isinstance(filesystem, pyarrow.fs.S3FileSystem):
+        return filesystem
+    attempts = int(os.environ.get("AWS_MAX_ATTEMPTS", S3_ATTEMPTS))
+    patient = pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=attempts)
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return pyarrow.fs.S3FileSystem(region=filesystem.region, endpoint_override=endpoint, retry_strategy=patient)
 
 
 def resolve(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
@@ -50,14 +66,37 @@ def resolve(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return _filesystem(f"{scheme}://{bucket}"), rest.rstrip("/")
 
 
-def exists(path: str) -> bool:
+@contextlib.contextmanager
+def _answering(path: str) -> Iterator[None]:
+    """Tell a store that is away (StorageError) from a file that is missing or locked."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        if not is_remote(path) or isinstance(error, StorageError):
+            raise
+        reason = " ".join(str(error).split())
+        if "ACCESS_DENIED" in reason:
+            raise PermissionError(reason) from error
+        raise StorageError(
+            f"{path} cannot be reached ({reason}): check the network, AWS credentials and AWS_ENDPOINT_URL, then give "
+            "the same command again, which keeps what is finished"
+        ) from error
+
+
+def _type(path: str) -> pyarrow.fs.FileType:
     filesystem, inner = resolve(path)
-    return filesystem.get_file_info(inner).type != pyarrow.fs.FileType.NotFound
+    with _answering(path):
+        return filesystem.get_file_info(inner).type
+
+
+def exists(path: str) -> bool:
+    return _type(path) != pyarrow.fs.FileType.NotFound
 
 
 def is_folder(path: str) -> bool:
-    filesystem, inner = resolve(path)
-    return filesystem.get_file_info(inner).type == pyarrow.fs.FileType.Directory
+    return _type(path) == pyarrow.fs.FileType.Directory
 
 
 def list_files(folder: str) -> list[tuple[str, int]]:
@@ -67,17 +106,19 @@ def list_files(folder: str) -> list[tuple[str, int]]:
     """
     filesystem, inner = resolve(folder)
     selector = pyarrow.fs.FileSelector(inner, recursive=True, allow_not_found=True)
+    with _answering(folder):
+        found = filesystem.get_file_info(selector)
     return sorted(
         (info.path[len(inner) :].lstrip("/"), info.size)
-        for info in filesystem.get_file_info(selector)
+        for info in found
         if info.type == pyarrow.fs.FileType.File and not info.base_name.startswith(".writing-")
     )
 
 
 def read_bytes(path: str) -> bytes:
-    """The whole file. Raises FileNotFoundError or OSError as pyarrow does."""
+    """The whole file. Raises FileNotFoundError or another OSError; StorageError where a remote store is the cause."""
     filesystem, inner = resolve(path)
-    with filesystem.open_input_file(inner) as stream:
+    with _answering(path), filesystem.open_input_file(inner) as stream:
         return stream.read()
 
 
@@ -85,7 +126,7 @@ def write_bytes(path: str, data: bytes | memoryview) -> None:
     """Write the file whole or not at all."""
     filesystem, inner = resolve(path)
     if is_remote(path):
-        with filesystem.open_output_stream(inner) as stream:
+        with _answering(path), filesystem.open_output_stream(inner) as stream:
             stream.write(data)
         return
     folder = os.path.dirname(inner)
@@ -138,18 +179,26 @@ def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
 
 def _read_one(path: str, columns: list[str] | None) -> pa.Table:
     filesystem, inner = resolve(path)
-    with filesystem.open_input_file(inner) as stream:
+    with _answering(path), filesystem.open_input_file(inner) as stream:
         return pyarrow.parquet.ParquetFile(stream).read(columns=columns)
+
+
+def read_parquet_footer(path: str) -> pyarrow.parquet.FileMetaData:
+    """Row count and metadata of a Parquet file, without its rows."""
+    filesystem, inner = resolve(path)
+    with _answering(path), filesystem.open_input_file(inner) as stream:
+        return pyarrow.parquet.read_metadata(stream)
 
 
 def delete(path: str) -> None:
     """Delete a file or a folder; nothing happens when it is not there."""
     filesystem, inner = resolve(path)
-    match filesystem.get_file_info(inner).type:
-        case pyarrow.fs.FileType.File:
-            filesystem.delete_file(inner)
-        case pyarrow.fs.FileType.Directory:
-            filesystem.delete_dir(inner)
+    with _answering(path):
+        match filesystem.get_file_info(inner).type:
+            case pyarrow.fs.FileType.File:
+                filesystem.delete_file(inner)
+            case pyarrow.fs.FileType.Directory:
+                filesystem.delete_dir(inner)
 
 
 def digest(path: str) -> str:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ranksr import downloads, storage
-from ranksr.config import UserError
+from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet, UserError
 
 StateDict = dict[str, torch.Tensor]
 
@@ -120,6 +120,28 @@ def import_published(module: nn.Module, state_dict: StateDict, source: str) -> N
     Key names that no layout explains stay as they are and appear in `load_into`'s error.
     """
     load_into(module, _without_cancelled_biases({_rename(key): value for key, value in state_dict.items()}), source)
+
+
+def generator_config(state_dict: StateDict, source: str) -> Generator:
+    """Which generator of ours the weights are of, and of what size. Raises UserError when they are of none."""
+    tensors = {_rename(key): value for key, value in state_dict.items()}
+    blocks = 1 + max((int(key.split(".")[1]) for key in tensors if re.match(r"body\.\d+\.", key)), default=-1)
+    if "extract.0.weight" in tensors and "mapping.0.weight" in tensors:
+        convolutions = sum(value.ndim == 4 for key, value in tensors.items() if key.startswith("mapping."))
+        features, shrink = len(tensors["extract.0.weight"]), len(tensors["mapping.0.weight"])
+        return FSRCNN(arch="fsrcnn", features=features, shrink=shrink, blocks=convolutions - 2)
+    if "conv_first.weight" in tensors and blocks:
+        features = len(tensors["conv_first.weight"])
+        if "body.0.rdb1.conv1.weight" in tensors:
+            growth = len(tensors["body.0.rdb1.conv1.weight"])
+            return RRDBNet(arch="rrdbnet", features=features, blocks=blocks, growth=growth)
+        if "body.0.conv1.weight" in tensors:
+            skip = "none" if "conv_body.weight" in tensors else "bilinear"
+            return SRResNet(arch="srresnet", features=features, blocks=blocks, skip=skip)
+    raise UserError(
+        f"{source} holds no generator that ranksr knows (first keys: {', '.join(list(state_dict)[:3])}): "
+        "give weights of SRResNet, MSRResNet, RRDBNet or FSRCNN"
+    )
 
 
 def _rename(key: str) -> str:

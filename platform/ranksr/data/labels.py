@@ -6,6 +6,7 @@ rank dataset serves every Ranker that differs only in those.
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 
 import numpy as np
 import pyarrow as pa
@@ -47,19 +48,16 @@ def read_labels(folder: str, ranker: RankerConfig, split: str) -> Labels:
     table = table.filter(pa.compute.equal(table["split"], split))
     stored = table["methods"][0].as_py() if len(table) else list(ranker.methods)
     columns = tuple(stored.index(name) for name in ranker.methods)
-    values = _label_values(table, ranker.metric)[:, list(columns)]
+    values = label_values(ranker.metric, lambda name: np.array(table[name].to_pylist(), float).reshape(len(table), -1))
+    values = values[:, list(columns)]
     if ranker.target == "method" and len(table):
         # The label is the method: each location has the methods' mean scores instead of its own.
         values = np.where(np.isnan(values), np.nan, np.nanmean(values, axis=0))
     return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap)
 
 
-def _label_values(table: pa.Table, metric: str) -> np.ndarray:
-    """(L, stored methods) scores under the label metric, turned so that lower is better."""
-
-    def stored(name: str) -> np.ndarray:
-        return np.array(table[name].to_pylist(), float).reshape(len(table), -1)
-
+def label_values(metric: str, stored: Callable[[str], np.ndarray]) -> np.ndarray:
+    """Scores under the label metric, turned so that lower is better; `stored` gives those of a stored metric."""
     if metric == "pi":
         return (stored("niqe") + metrics.as_lower_better("ma", stored("ma"))) / 2  # PI of the PIRM 2018 challenge
     return metrics.as_lower_better(metric, stored(metric))

@@ -2,14 +2,19 @@
 
 Which photographs make a part depends on the list of photographs alone, and a part's file appears whole. So a job
 that was killed goes on with the parts that have no file yet, and the finished folder holds the same bytes
-whatever the number of workers, crashes and repetitions.
+whatever the number of workers, crashes and repetitions. Ray's own checkpointing of Data jobs loses or doubles rows
+(in 2.60) and Parquet writers of Ray name files by chance; hence the listing of files and the sink of our own.
 """
 
+import concurrent.futures
 import dataclasses
 import json
 import logging
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -24,6 +29,14 @@ from ranksr.data.sources import Photo
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+
+PART_BYTES = 8 * 2**20
+"""Photographs of a part are together at most this large, or one: with the SR images made of them, a few times as
+much, a part is one object in Ray's store."""
+
+SECONDS_PER_LINE = 5
+MOST_NAMED = 20
+"""Rejected files in the log; all are in rejected.parquet."""
 
 LEAST_CPU_SHARE = 0.5
 """CPUs of an actor, and of the task behind it, where CPUs are few."""
@@ -65,6 +78,19 @@ class _Work:
         return self.sink(self.make(part))
 
 
+def split(photos: list[Photo], most_images: int) -> list[list[Photo]]:
+    """The parts: consecutive photographs, at most `most_images` and PART_BYTES (or a single one) each."""
+    parts: list[list[Photo]] = []
+    total = 0
+    for photo in photos:
+        total += photo.size
+        if not parts or len(parts[-1]) == most_images or total > PART_BYTES:
+            parts.append([])
+            total = photo.size
+        parts[-1].append(photo)
+    return parts
+
+
 def run_job(
     label: str,
     photos: list[Photo],
@@ -72,22 +98,28 @@ def run_job(
     make: Callable[[Row], Row],
     sink: PartSink,
     actors: Actors | None = None,
+    given: Mapping[str, Mapping[str, str]] | None = None,
+    unit: tuple[str, int] = ("rows", 1),
 ) -> None:
     """Make every missing part of `sink.folder`.
 
-    `make` turns `{"part", "photos": [{"image_id", "path"}]}` (enriched by `actors` first, if any) into the same
-    with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}]) and `counts` ({name: int}).
+    `make` turns `{"part", "photos": [{"image_id", "path", "given"}]}` (enriched by `actors` first, if any) into the
+    same with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}]) and `counts` ({name: int}).
+    `given`: files that others made of the photographs, by what they show and image_id; a photo's `given` is a list of
+    [what, path]. `unit`: what the progress line counts, and how many of them a row is.
     """
-    groups = [photos[start : start + per_part] for start in range(0, len(photos), per_part)]
+    groups = split(photos, per_part)
     finished = {name for name, _ in storage.list_files(sink.folder)}
     todo = [
-        {"part": number, "photos": [dataclasses.asdict(photo) for photo in group]}
+        {"part": number, "photos": [_described(photo, given or {}) for photo in group]}
         for number, group in enumerate(groups)
         if _name(number) not in finished
     ]
     if not todo:
         return
-    ray.data.DataContext.get_current().print_on_execution_start = False
+    context = ray.data.DataContext.get_current()
+    context.print_on_execution_start = False
+    context.enable_progress_bars = context.enable_progress_bars and sys.stderr.isatty()
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo))
     share = _cpu_share(actors)
     if actors is not None:
@@ -99,11 +131,21 @@ def run_job(
             num_gpus=actors.num_gpus or None,
         )
     dataset = dataset.map(_Work(make, sink), num_cpus=share)
-    _watch(label, dataset, total=sum(len(part["photos"]) for part in todo), already=len(photos))
+    missing = sum(len(part["photos"]) for part in todo)
+    if missing < len(photos):
+        log.info("%s: %d of %d images were done before", label, len(photos) - missing, len(photos))
+    with _Progress(label, missing, *unit, quiet=context.enable_progress_bars) as progress:
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            progress.add(batch)
 
 
 def _name(part: int) -> str:
     return f"part-{part:05d}.parquet"
+
+
+def _described(photo: Photo, given: Mapping[str, Mapping[str, str]]) -> Row:
+    files = [[what, paths[photo.image_id]] for what, paths in given.items() if photo.image_id in paths]
+    return {"image_id": photo.image_id, "path": photo.path, "given": files}
 
 
 def _cpu_share(actors: Actors | None) -> float:
@@ -113,54 +155,78 @@ def _cpu_share(actors: Actors | None) -> float:
     return 1 if ray.cluster_resources().get("CPU", 1) > 2 * actors.count else LEAST_CPU_SHARE
 
 
-def _watch(label: str, dataset: ray.data.Dataset, total: int, already: int) -> None:
-    """Drive the job and say every few seconds how far it is."""
-    start = last = time.monotonic()
-    images = rows = rejected = 0
-    if already > total:
-        log.info("%s: %d of %d images were done before", label, already - total, already)
-    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        images += sum(batch["images"].to_pylist())
-        rows += sum(batch["rows"].to_pylist())
-        rejected += sum(batch["rejected"].to_pylist())
-        now = time.monotonic()
-        if now - last >= 5 or images == total:
-            last, seconds = now, now - start
-            remaining = (total - images) * seconds / max(images, 1)
-            log.info(
-                "%s: images %d/%d, rows %d (%.1f/s), rejected %d, %.0f s left",
-                *(label, images, total, rows, rows / seconds, rejected, remaining),
-            )
+class _Progress:
+    """Says every few seconds how far a job is, also while nothing gets finished. `quiet`: Ray draws a bar instead."""
+
+    def __init__(self, label: str, num_images: int, unit: str, per_row: int, quiet: bool) -> None:
+        self._label, self._num_images, self._unit, self._per_row, self._quiet = label, num_images, unit, per_row, quiet
+        self._start = time.monotonic()
+        self._images = self._made = self._rejected = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> "_Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._say()
+
+    def add(self, batch: pa.Table) -> None:
+        self._images += sum(batch["images"].to_pylist())
+        self._made += sum(batch["rows"].to_pylist()) * self._per_row
+        self._rejected += sum(batch["rejected"].to_pylist())
+
+    def _run(self) -> None:
+        while not self._stop.wait(SECONDS_PER_LINE):
+            if not self._quiet:
+                self._say()
+
+    def _say(self) -> None:
+        seconds = time.monotonic() - self._start
+        left = f"{(self._num_images - self._images) * seconds / self._images:.0f} s" if self._images else "unknown time"
+        log.info(
+            "%s: images %d/%d, %s %d (%.1f/s), rejected %d, %s left",
+            *(self._label, self._images, self._num_images, self._unit, self._made, self._made / seconds),
+            *(self._rejected, left),
+        )
 
 
 def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]:
     """Add up the summaries of a finished folder, write `rejected/rejected.parquet`, and judge the bad files.
 
-    Raises UserError naming the bad files when `on_bad` is `fail` or they are too many.
+    Raises UserError naming the bad files when `on_bad` is `fail` or they are too many; the parts without them stay.
     """
     names = [name for name, _ in storage.list_files(folder) if name.startswith("part-")]
-    images, counts, rejected = 0, dict[str, int](), []
-    num_rows = 0
-    for name in names:
-        filesystem, inner = storage.resolve(storage.join(folder, name))
-        footer = pyarrow.parquet.read_metadata(inner, filesystem=filesystem)
-        summary = json.loads(footer.metadata[b"summary"])
-        num_rows += footer.num_rows
-        images += summary["images"]
-        rejected += summary["rejected"]
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a request each, where the folder is in S3
+        footers = list(pool.map(lambda name: storage.read_parquet_footer(storage.join(folder, name)), names))
+    summaries = [json.loads(footer.metadata[b"summary"]) for footer in footers]
+    images = sum(summary["images"] for summary in summaries)
+    rejected = [entry for summary in summaries for entry in summary["rejected"]]
+    counts = dict[str, int]()
+    for summary in summaries:
         for key, value in summary["counts"].items():
             counts[key] = counts.get(key, 0) + value
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
     storage.write_table(
         storage.join(folder, "rejected", "rejected.parquet"), pa.Table.from_pylist(rejected, schema=schema)
     )
-    for entry in rejected:
+    for entry in rejected[:MOST_NAMED]:
         log.warning("rejected %s: %s", entry["path"], entry["reason"])
+    if len(rejected) > MOST_NAMED:
+        log.warning("%d more are in %s", len(rejected) - MOST_NAMED, storage.join(folder, "rejected"))
     if rejected and (on_bad == "fail" or len(rejected) > max_bad_fraction * images):
-        storage.delete(folder)  # the next attempt must look at the mended files again
+        for name, summary in zip(names, summaries, strict=True):
+            if summary["rejected"]:  # the next attempt must look at the mended files again
+                storage.delete(storage.join(folder, name))
         worst = "; ".join(f"{entry['path']}: {entry['reason']}" for entry in rejected[:3])
         raise UserError(
             f"{len(rejected)} of {images} images cannot be used ({worst}). Remove or mend them, "
             f"or set data.on_bad_image=skip and data.max_bad_fraction (now {on_bad}, {max_bad_fraction})"
         )
-    return {"images": images, "rejected": len(rejected), "rows": num_rows, "counts": counts}
+    rows = sum(footer.num_rows for footer in footers)
+    return {"images": images, "rejected": len(rejected), "rows": rows, "counts": counts}

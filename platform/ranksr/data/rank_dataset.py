@@ -14,6 +14,7 @@ import pyarrow as pa
 from ranksr import images, metrics
 from ranksr.config import Data, RankDataset
 from ranksr.data import parts, sources
+from ranksr.data.labels import label_values
 from ranksr.data.score import Judge
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
 
 
 def schema(names: tuple[str, ...]) -> pa.Schema:
-    """Columns of the rank dataset; `names` are the stored metrics, each a list in the order of `methods`."""
+    """Columns of the rank dataset; `names` are the stored metrics, each a list in the order of `methods`.
+
+    `fingerprints`: of everything that made the row, by its name: generators, images made elsewhere, scoring models.
+    """
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -29,11 +33,19 @@ def schema(names: tuple[str, ...]) -> pa.Schema:
             ("x", pa.int32()),
             ("split", pa.string()),
             ("profile", pa.string()),
+            ("fingerprints", pa.map_(pa.string(), pa.string())),
             ("methods", pa.list_(pa.string())),
             ("pngs", pa.list_(pa.binary())),
             *((name, pa.list_(pa.float64())) for name in names),
         ]
     )
+
+
+FILTERS = ("grid", "flat", "over_cap", "within_gap")
+"""What is counted: the locations of the grid, and how many each rule took away, in the order of the rules."""
+
+LOCATIONS_AT_ONCE = 16
+"""Scored together: a 30,000 px wide photograph has thousands."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,43 +57,59 @@ class _Locate:
     rules: RankDataset
     judge: Judge
     validation: frozenset[str]
+    fingerprints: Mapping[str, str]
 
     def __call__(self, part: parts.Row) -> parts.Row:
         rows: list[parts.Row] = []
-        counts = {"grid": 0, "flat": 0, "over_cap": 0}
+        counts = dict.fromkeys(FILTERS, 0)
         for photo in part.pop("images"):
             rows += self._locations(photo, counts)
         return {**part, "rows": rows, "counts": counts}
 
     def _locations(self, photo: parts.Row, counts: dict[str, int]) -> list[parts.Row]:
         pictures = [images.decode(png) for png in photo["pngs"]]
-        hr = images.luma(pictures[self.methods.index("hr")])
+        kept = self._choose(images.luma(pictures[self.methods.index("hr")]), counts)
+        size, rows = self.rules.patch_px, []
+        for batch in (kept[start : start + LOCATIONS_AT_ONCE] for start in range(0, len(kept), LOCATIONS_AT_ONCE)):
+            patches = [[picture[y : y + size, x : x + size] for picture in pictures] for y, x in batch]
+            scores = iter(self.judge.score([patch for location in patches for patch in location], self.metrics))
+            for (y, x), location in zip(batch, patches, strict=True):
+                values = self._values([next(scores) for _ in location])
+                if self._is_apart(values):
+                    rows.append(self._row(photo["image_id"], y, x, location, values))
+                else:
+                    counts["within_gap"] += 1
+        return rows
+
+    def _choose(self, hr: np.ndarray, counts: dict[str, int]) -> list[tuple[int, int]]:
+        """Corners (y, x) of the locations that are worth scoring."""
         size, stride = self.rules.patch_px, self.rules.stride_px
-        corners = list(
-            itertools.product(
-                images.starts(photo["height"], size, stride, reach_border=False),
-                images.starts(photo["width"], size, stride, reach_border=False),
-            )
-        )
-        counts["grid"] += len(corners)
+        rows, columns = (images.starts(side, size, stride, reach_border=False) for side in hr.shape)
+        corners = list(itertools.product(rows, columns))
         detailed = [(y, x) for y, x in corners if self._is_detailed(hr[y : y + size, x : x + size])]
-        counts["flat"] += len(corners) - len(detailed)
         kept = _spread(detailed, self.rules.max_locations_per_image)
+        counts["grid"] += len(corners)
+        counts["flat"] += len(corners) - len(detailed)
         counts["over_cap"] += len(detailed) - len(kept)
-        if not kept:
-            return []
-        patches = [[picture[y : y + size, x : x + size] for picture in pictures] for y, x in kept]
-        scores = iter(self.judge.score([patch for location in patches for patch in location], self.metrics))
-        return [
-            self._row(photo["image_id"], y, x, location, [next(scores) for _ in location])
-            for (y, x), location in zip(kept, patches, strict=True)
-        ]
+        return kept
 
     def _is_detailed(self, patch: np.ndarray) -> bool:
         return self.rules.min_sigma == 0 or images.mean_local_sigma(patch) >= self.rules.min_sigma
 
+    def _values(self, scores: list[dict[str, metrics.Score]]) -> dict[str, list[float]]:
+        return {name: [score[name].value for score in scores] for name in self.metrics}
+
+    def _is_apart(self, values: dict[str, list[float]]) -> bool:
+        gap = self.rules.gap
+        if gap is None:
+            return True
+        assert gap.metric is not None
+        label = label_values(gap.metric, lambda name: np.array(values[name]))
+        first, second = (label[self.methods.index(name)] for name in gap.methods)
+        return bool(abs(first - second) > gap.more_than)  # False for NaN
+
     def _row(
-        self, image_id: str, y: int, x: int, patches: list[np.ndarray], scores: list[dict[str, metrics.Score]]
+        self, image_id: str, y: int, x: int, patches: list[np.ndarray], values: dict[str, list[float]]
     ) -> parts.Row:
         return {
             "image_id": image_id,
@@ -89,9 +117,10 @@ class _Locate:
             "x": x,
             "split": "val" if image_id in self.validation else "train",
             "profile": self.judge.profile,
+            "fingerprints": list(self.fingerprints.items()),
             "methods": list(self.methods),
             "pngs": [images.encode_png(np.ascontiguousarray(patch)) for patch in patches],
-            **{name: [score[name].value for score in scores] for name in self.metrics},
+            **values,
         }
 
 
@@ -102,20 +131,42 @@ def _spread(corners: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
     return [corners[index] for index in np.linspace(0, len(corners) - 1, most).round().astype(int)]
 
 
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """By what the photographs become SR images."""
+
+    by: Mapping[str, str]
+    """Method to `bicubic`, `hr`, `given`, or the path of its weights."""
+    folders: Mapping[str, str]
+    """Method to the folder of its images, for those that are `given`."""
+    fingerprints: Mapping[str, str]
+    """Of the methods and of the scoring models, for the rows."""
+
+
 def write_rank_dataset(
     folder: str,
     data: Data,
     rules: RankDataset,
-    weights: Mapping[str, str],
+    made: Made,
     names: tuple[str, ...],
     judge: Judge,
     actors: "UpscaleActors",
     seed: int,
 ) -> dict[str, Any]:
-    """Make the rank dataset of `data.hr`. `weights` maps each method to `bicubic`, `hr` or its weights file."""
-    methods = {**weights, "hr": "hr"}  # every row holds the original too
+    """Make the rank dataset of `data.hr`. `names`: the metrics to store; `rules.gap.metric` is one of them, or pi."""
+    methods = {**made.by, "hr": "hr"}  # every row holds the original too
     photos = sources.list_photos(data.hr)
-    locate = _Locate(tuple(methods), names, rules, judge, sources.validation_ids(photos, data.val_fraction, seed))
-    sink = parts.PartSink(folder, schema(names))
-    parts.run_job("rank_dataset", photos, data.images_per_part, locate, sink, actors.of(methods, rules.patch_px))
+    validation = sources.validation_ids(photos, data.val_fraction, seed)
+    most_missing = data.max_bad_fraction if data.on_bad_image == "skip" else 0
+    given = {name: sources.match_images(name, path, photos, most_missing) for name, path in made.folders.items()}
+    parts.run_job(
+        "rank_dataset",
+        photos,
+        data.images_per_part,
+        _Locate(tuple(methods), names, rules, judge, validation, made.fingerprints),
+        parts.PartSink(folder, schema(names)),
+        actors.of(methods, rules.patch_px),
+        given,
+        unit=("patches", len(methods)),
+    )
     return parts.collect(folder, data.on_bad_image, data.max_bad_fraction)

@@ -30,6 +30,8 @@ def raw_metrics(config: Config) -> tuple[str, ...]:
     names = ["niqe"]
     if config.scoring.ma_model is not None:
         names.append("ma")
-    if config.ranker.metric.startswith("pyiqa:"):
-        names.append(config.ranker.metric)
-    return tuple(names)
+    gap = config.rank_dataset.gap
+    for metric in (config.ranker.metric, gap.metric if gap else None):
+        if metric and metric.startswith("pyiqa:"):
+            names.append(metric)
+    return tuple(dict.fromkeys(names))

@@ -1,37 +1,52 @@
 """Ray Data actors that super-resolve photographs with every method of a list; a generator is loaded once per actor."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 
 from ranksr import checkpoints, images
+from ranksr.config import SCALE
 from ranksr.data import parts, sources
+
+TILE_PX = 512
+OVERLAP_PX = 32
+"""LR photographs above TILE_PX are upscaled in tiles, with so much around each, to bound the memory: a 30,000 px wide
+photograph would take 40 GB. The training photographs of the paper (2K, LR 510 px) are upscaled whole."""
 
 
 def upscale(generator: torch.nn.Module, lr: np.ndarray, device: str = "cpu") -> np.ndarray:
     """SR image of one LR image, both uint8 HWC RGB; `generator` is in eval mode on `device`."""
-    with torch.inference_mode():
-        return images.to_image(generator(images.to_tensor(lr)[None].to(device))[0])
+    height, width = lr.shape[:2]
+    sr = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
+    for y, x in itertools.product(range(0, height, TILE_PX), range(0, width, TILE_PX)):
+        top, left = max(0, y - OVERLAP_PX), max(0, x - OVERLAP_PX)
+        bottom, right = min(height, y + TILE_PX), min(width, x + TILE_PX)
+        with torch.inference_mode():
+            around = lr[top : bottom + OVERLAP_PX, left : right + OVERLAP_PX]
+            tile = images.to_image(generator(images.to_tensor(around)[None].to(device))[0])
+        (y0, y1), (x0, x1) = ((SCALE * y, SCALE * bottom), (SCALE * x, SCALE * right))
+        inner = tile[y0 - SCALE * top : y1 - SCALE * top]
+        sr[y0:y1, x0:x1] = inner[:, x0 - SCALE * left : x1 - SCALE * left]
+    return sr
 
 
 class Upscaler:
     """Adds `{"images": [{"image_id", "path", "height", "width", "pngs": [bytes per method]}]}` to a part.
 
-    `methods` maps a name to `bicubic`, `hr` or the path of a generator's weights. `lr` is one more possible
-    name: the input itself. Photographs that cannot be used go to `rejected` with the reason.
+    `methods` maps a name to `bicubic`, `hr`, `given` (a file that comes with the photograph) or the path of a
+    generator's weights. `lr` is one more possible name: the input itself, given or made. Photographs that cannot be
+    used go to `rejected` with the reason.
     """
 
-    def __init__(
-        self, methods: Mapping[str, str], smallest_px: int, num_gpus: float, lr_paths: Mapping[str, str] | None
-    ) -> None:
+    def __init__(self, methods: Mapping[str, str], smallest_px: int, num_gpus: float) -> None:
         torch.set_num_threads(1)
         self.device = "cuda" if num_gpus else "cpu"
         self.smallest_px = smallest_px
-        self.lr_paths = lr_paths or {}
         self.methods = {
-            name: kind if kind in ("bicubic", "hr", "lr") else checkpoints.load_generator(kind).to(self.device)
+            name: kind if kind in FIXED_KINDS else checkpoints.load_generator(kind).to(self.device)
             for name, kind in methods.items()
         }
 
@@ -50,12 +65,17 @@ class Upscaler:
         height, width = hr.shape[:2]
         if min(height, width) < self.smallest_px:
             raise ValueError(f"{width}x{height} px is smaller than a patch of {self.smallest_px} px")
-        lr = self._lr(photo["image_id"], hr)
+        given = dict(photo["given"])
+        lr = None
         pngs = []
-        for method in self.methods.values():
+        for name, method in self.methods.items():
+            if method not in ("hr", "given") and lr is None:
+                lr = _read_given("lr", given, hr, SCALE) if "lr" in given else images.downscale(hr)
             match method:
                 case "hr":
                     image = hr
+                case "given":
+                    image = _read_given(name, given, hr, 1)
                 case "lr":
                     image = lr
                 case "bicubic":
@@ -63,19 +83,26 @@ class Upscaler:
                 case generator:
                     image = upscale(generator, lr, self.device)
             pngs.append(images.encode_png(image))
-        return {**photo, "height": height, "width": width, "pngs": pngs}
+        return {"image_id": photo["image_id"], "path": photo["path"], "height": height, "width": width, "pngs": pngs}
 
-    def _lr(self, image_id: str, hr: np.ndarray) -> np.ndarray:
-        if image_id not in self.lr_paths:
-            return images.downscale(hr)
-        path = self.lr_paths[image_id]
-        lr = sources.read_photo(path)
-        expected = (hr.shape[0] // images.SCALE, hr.shape[1] // images.SCALE)
-        if lr.shape[:2] != expected:
-            raise ValueError(
-                f"its LR image {path} is {lr.shape[1]}x{lr.shape[0]} px, not {expected[1]}x{expected[0]} px"
-            )
-        return lr
+
+FIXED_KINDS = ("bicubic", "hr", "lr", "given")
+
+
+def _read_given(what: str, given: Mapping[str, str], hr: np.ndarray, smaller: int) -> np.ndarray:
+    """An image made elsewhere of the photograph `hr`, which must be `smaller` times as small."""
+    if what not in given:
+        raise ValueError(f"{what} has no image of it")
+    try:
+        image = sources.read_photo(given[what])
+    except ValueError as error:
+        raise ValueError(f"its {what} image {given[what]}: {error}") from error
+    height, width = hr.shape[0] // smaller, hr.shape[1] // smaller
+    if image.shape[:2] != (height, width):
+        raise ValueError(
+            f"its {what} image {given[what]} is {image.shape[1]}x{image.shape[0]} px, not {width}x{height} px"
+        )
+    return image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +112,5 @@ class UpscaleActors:
     count: int
     num_gpus: float
 
-    def of(
-        self, methods: Mapping[str, str], smallest_px: int, lr_paths: Mapping[str, str] | None = None
-    ) -> parts.Actors:
-        return parts.Actors(Upscaler, (dict(methods), smallest_px, self.num_gpus, lr_paths), self.count, self.num_gpus)
+    def of(self, methods: Mapping[str, str], smallest_px: int) -> parts.Actors:
+        return parts.Actors(Upscaler, (dict(methods), smallest_px, self.num_gpus), self.count, self.num_gpus)
