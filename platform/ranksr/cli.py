@@ -104,6 +104,17 @@ def full_pipeline(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def rank_dataset(parsed: argparse.Namespace) -> int:
+    """The stages up to the rank dataset; prints how many locations it holds."""
+    from ranksr import pipeline
+
+    context = open_run(parsed)
+    pipeline.build_stages(context, parsed.overrides, last=pipeline.rank_dataset)
+    stage = pipeline.rank_dataset(context)
+    print(f"{stage.folder}: {stage.results['rows']} locations of {stage.results['images']} images")
+    return 0
+
+
 def evaluate(parsed: argparse.Namespace) -> int:
     """The stages up to the scores; prints the table."""
     from ranksr import pipeline, report
@@ -186,6 +197,7 @@ def init_ray(config: Config, root: str) -> None:
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bar is off
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
     if not joins:
         # With the dashboard: Train asks it whether its controllers live, and complains every second without.
@@ -218,6 +230,8 @@ def _set_environment(joins: bool) -> None:
     if not joins:
         # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Ray's C++ side marks as errors what concerns its own developers; what concerns us comes as exceptions.
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # Its workers inherit our environment.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
 
@@ -241,6 +255,7 @@ def require_shared_root(compute: Compute, root: str) -> None:
 
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
     "full_pipeline": (_config_arguments, full_pipeline),
+    "rank_dataset": (_config_arguments, rank_dataset),
     "evaluate": (_config_arguments, evaluate),
     "ablation": (_ablation_arguments, ablation),
     "score": (_score_arguments, score),

@@ -69,10 +69,10 @@ class Context:
         return UpscaleActors(self.config.compute.upscale_actors, self.config.compute.gpus_per_upscaler)
 
 
-def plan(context: Context) -> list[Stage]:
-    """Every stage as it stands, inputs first. Raises UserError for one that was made with other settings."""
+def plan(context: Context, last: Callable[[Context], Stage] | None = None) -> list[Stage]:
+    """Every stage up to `last` (evaluation) as it stands, inputs first. Raises UserError for one made otherwise."""
     context = dataclasses.replace(context, dry=True, stages={})
-    evaluation(context)
+    (last or evaluation)(context)
     return list(context.stages.values())
 
 
@@ -347,28 +347,29 @@ def run_pipeline(context: Context, overrides: list[str]) -> report.Story:
     return write_report(context)
 
 
-def build_stages(context: Context, overrides: list[str]) -> bool:
-    """Build what is missing up to the evaluation; whether anything was."""
-    stages = plan(context)
+def build_stages(context: Context, overrides: list[str], last: Callable[[Context], Stage] | None = None) -> bool:
+    """Build what is missing up to `last` (evaluation); whether anything was."""
+    stages = plan(context, last)
     missing = [stage.name for stage in stages if not stage.done]
     log.info("run %s: %d of %d stages are done", context.run.root, len(stages) - len(missing), len(stages))
     if missing:
         log.info("to build: %s", ", ".join(missing))
         storage.probe(context.run.root)
-        fetch_published(context.config)
+        fetch_published(context.config, missing)
         context.start_ray()  # a cluster that is too small refuses before anything is written
         context.run.describe(context.config, overrides)
-    evaluation(context)
+    (last or evaluation)(context)
     return bool(missing)
 
 
-def fetch_published(config: Config) -> None:
-    """Download now what the config takes from the network: a failure should not come after hours of training."""
+def fetch_published(config: Config, stages: list[str]) -> None:
+    """Download now what these stages take from the network: a failure should not come after hours of training."""
     scoring = config.scoring
     if "published" in (scoring.niqe_model, scoring.ma_model):
         models = (model if model == "published" else None for model in (scoring.niqe_model, scoring.ma_model))
         metrics.load_models(*models)
-    if config.perceptual.weights == "published" and any(m.weights.perceptual for m in config.methods.values()):
+    trained = [config.methods[name] for name in stages if name in config.methods]
+    if config.perceptual.weights == "published" and any(method.weights.perceptual for method in trained):
         build_features(config.perceptual)
 
 
@@ -378,3 +379,9 @@ def require_known(config: Config) -> None:
         metrics.metric_info(name)
         if name in ("ma", "pi") and config.scoring.ma_model is None:
             raise UserError(f"metric {name!r} needs scoring.ma_model: published, fit, or a file")
+    patch_px, needed = config.rank_dataset.patch_px, metrics.smallest_niqe_px(config.scoring.profile)
+    if config.ranker.metric in ("niqe", "pi") and patch_px < needed:
+        raise UserError(
+            f"rank_dataset.patch_px={patch_px} is too small for ranker.metric={config.ranker.metric}: "
+            f"NIQE needs {needed} px under the profile {config.scoring.profile}"
+        )

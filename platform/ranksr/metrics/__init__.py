@@ -6,7 +6,14 @@ imported from it: `from ranksr.metrics.ma import MaModel`.
 
 from ranksr.metrics.correlation import spearman
 from ranksr.metrics.ma import MaModel, load_ma_model, save_ma_model
-from ranksr.metrics.niqe import NiqeModel, fit_niqe_model, load_niqe_model, niqe_score, save_niqe_model
+from ranksr.metrics.niqe import (
+    NiqeModel,
+    fit_niqe_model,
+    load_niqe_model,
+    niqe_score,
+    save_niqe_model,
+    smallest_niqe_px,
+)
 from ranksr.metrics.profiles import PROFILES, to_gray
 from ranksr.metrics.psnr import psnr, ssim
 from ranksr.metrics.scorer import Models, load_models, ma, niqe, pi, score, score_batch
@@ -36,6 +43,7 @@ __all__ = [
     "save_niqe_model",
     "score",
     "score_batch",
+    "smallest_niqe_px",
     "spearman",
     "ssim",
     "to_gray",

@@ -19,6 +19,7 @@ from ranksr import storage
 from ranksr.config import UserError
 from ranksr.downloads import fetch
 from ranksr.metrics.kernels import kernel, nearest_ascending, scratch
+from ranksr.metrics.profiles import SHAVE_PX
 from ranksr.metrics.scores import FITTED, Score, unscorable, why_no_statistics
 
 PUBLISHED_URL = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/niqe_modelparameters.mat"
@@ -116,6 +117,11 @@ def save_niqe_model(model: NiqeModel, path: str) -> None:
     out = io.BytesIO()
     np.savez(out, mean=model.mean, covariance=model.covariance, provenance=np.array(model.provenance))
     storage.write_bytes(str(path), out.getbuffer())
+
+
+def smallest_niqe_px(profile: str) -> int:
+    """Side of the smallest square image that has a NIQE: two blocks each way, and what the profile shaves off."""
+    return 2 * BLOCK_PX + (2 * SHAVE_PX if profile == "pirm" else 0)
 
 
 def fit_niqe_model(images: Iterable[np.ndarray]) -> NiqeModel:
