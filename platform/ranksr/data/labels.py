@@ -9,6 +9,7 @@ import itertools
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ranksr import images, metrics, storage
 from ranksr.config import RankerConfig
@@ -44,22 +45,27 @@ class Labels:
 def read_labels(folder: str, ranker: RankerConfig, split: str) -> Labels:
     """Read the train or val split and derive what this Ranker is to learn."""
     table = storage.read_table(folder)
-    table = table.filter(pa.compute.equal(table["split"], split))
+    table = table.filter(pc.equal(table["split"], split))
     stored = table["methods"][0].as_py() if len(table) else list(ranker.methods)
     columns = tuple(stored.index(name) for name in ranker.methods)
-    values = _label_values(table, ranker.metric)[:, list(columns)]
+    values = label_values(table, ranker.metric, len(stored))[:, list(columns)]
     if ranker.target == "method" and len(table):
         # The label is the method: each location has the methods' mean scores instead of its own.
         values = np.where(np.isnan(values), np.nan, np.nanmean(values, axis=0))
     return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap)
 
 
-def _label_values(table: pa.Table, metric: str) -> np.ndarray:
+def raw_columns(metric: str) -> tuple[str, ...]:
+    """The stored metrics that a label metric is derived from."""
+    return ("niqe", "ma") if metric == "pi" else (metric,)
+
+
+def raw_values(table: pa.Table, metric: str, num_methods: int) -> np.ndarray:
+    """(L, stored methods) scores as they are stored, NaN where there is none."""
+    return pc.list_flatten(table[metric]).to_numpy().reshape(len(table), num_methods)
+
+
+def label_values(table: pa.Table, metric: str, num_methods: int) -> np.ndarray:
     """(L, stored methods) scores under the label metric, turned so that lower is better."""
-
-    def stored(name: str) -> np.ndarray:
-        return np.array(table[name].to_pylist(), float).reshape(len(table), -1)
-
-    if metric == "pi":
-        return (stored("niqe") + metrics.as_lower_better("ma", stored("ma"))) / 2  # PI of the PIRM 2018 challenge
-    return metrics.as_lower_better(metric, stored(metric))
+    scores = [metrics.as_lower_better(name, raw_values(table, name, num_methods)) for name in raw_columns(metric)]
+    return sum(scores) / len(scores)  # PI of the PIRM 2018 challenge: the mean of NIQE and 10 - Ma
