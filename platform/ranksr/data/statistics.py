@@ -146,8 +146,8 @@ def open_stage(root: str) -> tuple[Stage, RankerConfig]:
     run = Run(storage.absolute(root))
     stage = run.recorded("rank_dataset")
     if stage is None:
-        parent, is_trial, _ = run.root.rpartition("/ablation/")
-        if is_trial:
+        parent = run.root.rpartition("/ablation/")[0]
+        if parent and Run(parent).recorded("rank_dataset"):
             raise UserError(f"{run.root} is a trial that shares the rank dataset of its run: give {parent}")
         raise UserError(f"{run.root} has no rank_dataset/stage.json: give the folder that --run named, e.g. runs/demo")
     path = run.path("run.json")
@@ -336,8 +336,8 @@ def row_groups(path: str, columns: list[str], only_row: int | None = None) -> It
 
 
 def _edges(values: np.ndarray) -> np.ndarray:
-    """Of equal bins between the 0.5th and the 99.5th percentile: a few wild scores must not flatten the rest."""
-    low, high = np.percentile(values[np.isfinite(values)], (0.5, 99.5))
+    """Of equal bins between the 1st and the 99th percentile: a few wild scores must not flatten the rest."""
+    low, high = np.percentile(values[np.isfinite(values)], (1, 99))
     return np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
 
 
