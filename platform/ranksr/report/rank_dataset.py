@@ -24,9 +24,9 @@ def rank_dataset_text(found: Statistics, folder: str) -> str:
     state = "" if found.done else " so far: the stage is UNFINISHED, run full_pipeline again to go on"
     sections = {
         f"{folder}: {every.num_locations} locations of {found.num_images} images "
-        f"({found.num_rejected} rejected){state}": tables.aligned(_locations(found)),
-        "Filters, locations": tables.aligned(filters(found)),
-        f"Mean {label_name(found.metric)}, lower is better": tables.aligned(_means(found)),
+        f"({found.num_rejected} rejected){state}": tables.aligned(split_rows(found)),
+        "Filters": tables.aligned(filter_rows(found)),
+        f"Mean {label_name(found.metric)}, lower is better": tables.aligned(mean_rows(found)),
         f"Upper bounds by {label_name(found.metric)} (Eq. 10): one fixed method (MC), the better one at each location "
         "(MR)": tables.aligned(bound_rows(found)),
         "Pairs": tables.aligned(pair_rows(found)),
@@ -42,10 +42,11 @@ def label_name(metric: str) -> str:
     return name if info.lower_is_better else f"{info.best:g} - {name}"
 
 
-def filters(found: Statistics) -> list[list[str]]:
+def filter_rows(found: Statistics) -> list[list[str]]:
     """Locations of the grid, those that each filter took, those that are left."""
+    heading = ["filter", "locations"]
     counts = [[name.replace("_", " "), str(count)] for name, count in found.counts.items()]
-    return [*counts, ["kept", str(found.splits["all"].num_locations)]]
+    return [heading, *counts, ["kept", str(found.splits["all"].num_locations)]]
 
 
 def pair_rows(found: Statistics, split: str = "all") -> list[list[str]]:
@@ -76,12 +77,13 @@ def _bound_row(bound: Bounds) -> list[str]:
     return [str(bound.num_locations), bound.best or tables.NOTHING, *numbers]
 
 
-def _locations(found: Statistics) -> list[list[str]]:
+def split_rows(found: Statistics) -> list[list[str]]:
     splits = [[name, str(split.num_locations), str(split.num_images)] for name, split in found.splits.items()]
     return [["split", "locations", "images"], *splits]
 
 
-def _means(found: Statistics) -> list[list[str]]:
+def mean_rows(found: Statistics) -> list[list[str]]:
+    """A heading and a line for every stored method, the label metric's mean in each split."""
     lines = [["method", *found.splits, "unscored"]]
     for name in found.methods:
         means = [tables.number(split.means[name]) for split in found.splits.values()]
