@@ -1,8 +1,10 @@
 """Fixtures of all tests: the shared folder, photographs to work on, a private Ray, an S3 server on loopback."""
 
+import json
 import os
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 # Before anything imports Ray: its processes inherit these.
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -19,12 +21,13 @@ os.environ.update(
 os.environ.pop("RAY_ADDRESS", None)
 
 import numpy as np  # noqa: E402
+import pyarrow as pa  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from ranksr import images  # noqa: E402
+from ranksr import images, storage  # noqa: E402
 from ranksr.config import Config, load_config  # noqa: E402
-from ranksr.data import sources  # noqa: E402
+from ranksr.data import rank_dataset, sources  # noqa: E402
 
 torch.set_num_threads(1)  # several threads wait for each other on a busy machine
 SHARED = ROOT.parent / "shared"
@@ -139,3 +142,63 @@ def s3_server() -> Iterator[str]:
     for name, value in before.items():
         os.environ.pop(name) if value is None else os.environ.update({name: value})
     server.stop()
+
+
+NAN = float("nan")
+
+
+class MadeUp:
+    """A small finished rank dataset: two parts of two images each, three methods, NIQE and Ma; and its run."""
+
+    LOCATIONS = (  # image_id, y, split, NIQE and Ma of a, b, hr
+        ("one", 0, "train", [5.0, 4.0, 3.0], [5.0, 7.0, 8.0]),
+        ("one", 8, "train", [4.0, 6.0, 3.0], [6.0, 5.0, 8.0]),  # flipped, by 2
+        ("zwei, ü", 0, "train", [7.0, 3.0, 4.0], [3.0, 7.0, 8.0]),
+        ("three", 0, "val", [3.0, 6.0, 2.0], [7.0, 4.0, 9.0]),  # flipped, by 3
+        ("three", 8, "val", [9.0, 4.0, 2.0], [2.0, 6.0, 9.0]),
+        ("four", 0, "train", [5.0, 5.0, 3.0], [5.0, 5.0, 8.0]),
+        ("four", 8, "train", [NAN, 4.0, 3.0], [NAN, 5.0, 8.0]),
+    )
+
+    def __init__(self, root: str, config: Config) -> None:
+        self.root, self.config = root, config
+
+    def patch(self, image_id: str, y: int, method: str) -> bytes:
+        """A PNG that differs from every other."""
+        seed = list(f"{image_id} {y} {method}".encode())
+        return images.encode_png(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
+
+    def write_part(self, folder: str, number: int, *names: str) -> None:
+        """The part with the locations of these images."""
+        rows = [
+            {
+                "image_id": image_id, "y": y, "x": 0, "split": split, "profile": "pirm", "methods": ["a", "b", "hr"],
+                "pngs": [self.patch(image_id, y, method) for method in ("a", "b", "hr")], "niqe": niqe, "ma": ma,
+            }
+            for image_id, y, split, niqe, ma in self.LOCATIONS
+            if image_id in names
+        ]  # fmt: skip
+        summary = {"images": 2, "rejected": [], "counts": {"grid": len(rows) + 1, "flat": 1}}
+        table = pa.Table.from_pylist(rows, schema=rank_dataset.schema(("niqe", "ma")))
+        table = table.replace_schema_metadata({"summary": json.dumps(summary)})
+        storage.write_table(storage.join(folder, f"part-{number:05d}.parquet"), table)
+
+    def write(self, done: bool = True, root: str | None = None, **ranker: Any) -> str:
+        """A run folder with nothing but run.json and the stage; its Ranker compares a and b by NIQE by default."""
+        root = root or self.root
+        ranker = {"metric": "niqe", "methods": ("a", "b"), **ranker}
+        config = self.config.model_copy(update={"ranker": self.config.ranker.model_copy(update=ranker)})
+        storage.write_json(storage.join(root, "run.json"), {"config": config.model_dump(mode="json")})
+        folder = storage.join(root, "rank_dataset")
+        self.write_part(folder, 0, "one", "zwei, ü")
+        if done:
+            self.write_part(folder, 1, "three", "four")
+        results = {"images": 4, "rejected": 0, "rows": 7, "counts": {"grid": 9, "flat": 2}} if done else {}
+        entry = {"stage": "rank_dataset", "done": done, "fingerprint": "f", "results": results}
+        storage.write_json(storage.join(folder, "stage.json"), {**entry, "inputs": {}, "settings": {}})
+        return root
+
+
+@pytest.fixture
+def made_up(tmp_path: pathlib.Path, demo: Config) -> MadeUp:
+    return MadeUp(str(tmp_path / "run"), demo)

@@ -1,9 +1,11 @@
 """The command line: a user's mistake is one clear line and exit code 2, said before Ray starts."""
 
+import json
 import os
 import pathlib
 import subprocess
 import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,3 +117,29 @@ def test_the_jobs_explain_themselves(root: pathlib.Path, tmp_path: pathlib.Path)
             capture_output=True, text=True, cwd=tmp_path, env=environment, check=True,
         )  # fmt: skip
         assert f"jobs/{name}.py" in done.stdout
+
+
+def test_a_rank_dataset_is_shown_as_text_and_as_json(capsys: pytest.CaptureFixture[str], made_up: Any) -> None:
+    root = made_up.write()
+    assert cli.main(["dataset", "show", root]) == 0
+    assert capsys.readouterr().out.startswith(f"{root}/rank_dataset: 7 locations of 4 images")
+    assert cli.main(["dataset", "show", root, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["splits"]["val"]["num_locations"] == 2
+
+
+def test_a_rank_dataset_is_exported_once(
+    capsys: pytest.CaptureFixture[str], made_up: Any, tmp_path: pathlib.Path
+) -> None:
+    root, folder = made_up.write(), str(tmp_path / "out")
+    assert cli.main(["dataset", "export", root, folder]) == 0
+    assert capsys.readouterr().out.startswith(f"{folder}: 4 training and 2 validation locations of b, a")
+    assert cli.main(["dataset", "export", root, folder]) == 2
+    assert f"{folder} is not an empty folder" in capsys.readouterr().err
+
+
+def test_a_trial_that_shares_its_runs_rank_dataset_is_told_so(capsys: pytest.CaptureFixture[str], made_up: Any) -> None:
+    root = made_up.write()
+    for arguments in (["show", f"{root}/ablation/loss/pixel"], ["export", f"{root}/ablation/loss/pixel", "out"]):
+        assert cli.main(["dataset", *arguments]) == 2
+        said = capsys.readouterr().err
+        assert (said.count("\n"), f"give {root}\n" in said) == (1, True)

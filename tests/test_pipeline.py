@@ -85,6 +85,8 @@ def test_a_finished_run_needs_no_ray_and_stays_as_it_is(config: Config, finished
     story = pipeline.run_pipeline(pipeline.Context(config, Run(finished), no_ray), [])
     assert storage.list_files(finished) == before
     assert story.scores.num_rows > 0
+    assert story.rank_dataset.splits["all"].num_locations == storage.read_table(f"{finished}/rank_dataset").num_rows
+    assert all(len(flip.pngs) >= 2 for flip in story.rank_dataset.flips)
 
 
 def test_a_changed_key_is_refused_by_name(config: Config, finished: str) -> None:

@@ -155,6 +155,43 @@ def score(parsed: argparse.Namespace) -> int:
     return score_files.run(parsed)
 
 
+def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+    for name, action in (("show", dataset_show), ("export", dataset_export)):
+        about = (action.__doc__ or "").splitlines()[0]
+        command = actions.add_parser(name, help=about, description=about)
+        command.add_argument("root", metavar="RUN", help="run folder or s3://bucket/prefix")
+        command.set_defaults(action=action)
+        if action is dataset_show:
+            command.add_argument("--json", action="store_true", help="the numbers as one JSON object")
+        else:
+            command.add_argument("folder", metavar="DIR", help="new or empty folder, or s3://bucket/prefix")
+
+
+def dataset(parsed: argparse.Namespace) -> int:
+    """A run's rank dataset: show what its scores say, or export it for the authors' code."""
+    return parsed.action(parsed)
+
+
+def dataset_show(parsed: argparse.Namespace) -> int:
+    """Say what its scores say: filters, wins, gaps, upper bounds (Eq. 10); of an unfinished one, so far."""
+    from ranksr import report
+    from ranksr.data import statistics
+
+    stage, ranker = statistics.open_stage(parsed.root)
+    found = statistics.summarise(statistics.read_scores(stage, ranker))
+    print(report.rank_dataset_json(found) if parsed.json else report.rank_dataset_text(found, stage.folder))
+    return 0
+
+
+def dataset_export(parsed: argparse.Namespace) -> int:
+    """Write folders of patches and label files as the authors' Ranker code reads them."""
+    from ranksr.data import export
+
+    print("\n".join(export.export_dataset(parsed.root, parsed.folder)))
+    return 0
+
+
 def open_run(parsed: argparse.Namespace) -> Any:
     """The pipeline's context for parsed arguments: config loaded and checked, run folder named."""
     from ranksr import pipeline
@@ -258,5 +295,6 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "rank_dataset": (_config_arguments, rank_dataset),
     "evaluate": (_config_arguments, evaluate),
     "ablation": (_ablation_arguments, ablation),
+    "dataset": (_dataset_arguments, dataset),
     "score": (_score_arguments, score),
 }

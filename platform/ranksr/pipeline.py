@@ -18,7 +18,7 @@ from ranksr import evaluate, metrics, report, storage
 from ranksr.config import Config, Method, UserError
 from ranksr.data import patches as patch_job
 from ranksr.data import rank_dataset as rank_job
-from ranksr.data import sources
+from ranksr.data import sources, statistics
 from ranksr.data.calibration import fit_models
 from ranksr.data.score import Judge, raw_metrics
 from ranksr.data.upscale import UpscaleActors
@@ -283,6 +283,8 @@ def tell(context: Context) -> report.Story:
     stages = plan(context)
     evaluated = stages[-1]
     curves = {stage.name: storage.read_jsonl(stage.path("metrics.jsonl")) for stage in stages}
+    ranked = next((stage for stage in stages if stage.name == "rank_dataset" and stage.done), None)
+    scores = statistics.read_scores(ranked, context.config.ranker) if ranked else None
     return report.Story(
         config=context.config,
         scores=storage.read_table(evaluated.path("scores.parquet")),
@@ -301,6 +303,7 @@ def tell(context: Context) -> report.Story:
         remarks=remarks(context.config),
         ablations=read_ablations(context.run),
         command=shlex.join(["python", *sys.argv]),
+        rank_dataset=statistics.summarise(scores, with_patches=True) if scores else None,
     )
 
 

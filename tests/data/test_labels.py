@@ -77,3 +77,7 @@ def test_methods_are_chosen_when_it_is_read(folder: str, demo: Config) -> None:
     seen = labels.read_labels(folder, ranker, "train")
     assert seen.values.tolist() == [[3, 6], [3, 4]]
     assert seen.columns == (2, 0)
+
+
+def test_a_split_without_locations_has_no_labels(folder: str, demo: Config) -> None:
+    assert read(folder, demo, "test").values.shape == (0, 2)

@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 
+from ranksr.data import statistics
 from ranksr.report import figures
 
 
@@ -75,3 +76,11 @@ def test_the_same_curves_give_the_same_bytes_and_names_are_escaped(story):
     svg = figures.training('a"<b>', rows("val", "x<y", [1.0]))
     assert "<b>" not in svg
     assert "x&lt;y" in svg
+
+
+def test_the_bounds_are_bars_with_their_numbers_and_the_histograms_name_every_method(made_up):
+    found = statistics.summarise(statistics.read_scores(*statistics.open_stage(made_up.write(methods=("a", "hr")))))
+    svg = figures.upper_bounds(found)
+    for text in (">a<", ">b<", ">hr<", ">UB_MC<", ">UB_MR<", ">5.50<", ">4.67<", ">3.83<", ">2.83<"):
+        assert text in svg
+    assert all(f">{name}<" in figures.score_histograms(found) for name in ("a", "b", "hr", "NIQE", "Ma"))

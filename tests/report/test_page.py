@@ -1,6 +1,8 @@
 """The page: valid, self-contained, says what the scores say; and it opens in a browser."""
 
+import base64
 import csv
+import dataclasses
 import html.parser
 import pathlib
 import re
@@ -12,6 +14,7 @@ import yaml
 
 from ranksr import images
 from ranksr.config import Config
+from ranksr.data import statistics
 from ranksr.report import build_report, page, results_table_text, tables
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -183,6 +186,45 @@ def test_the_page_tells_how_to_make_it_again(document, story):
     assert "niqe 4.568; images: Set14 2" in document.text
     shown = document.text.partition("The whole configuration")[2].rpartition("Written by")[0]
     assert Config.model_validate(yaml.safe_load(shown)) == story.config
+
+
+def ranked(root):
+    return statistics.summarise(statistics.read_scores(*statistics.open_stage(root)), with_patches=True)
+
+
+def test_the_rank_dataset_stands_with_its_numbers_figures_and_flipped_patches(tmp_path, changed, made_up):
+    document = build(tmp_path, changed(rank_dataset=ranked(made_up.write())))
+    assert {"href": "#rank-dataset"} in document.all("a")
+    cells = [cell.strip() for cell in document.cells]
+    pair = cells.index("a, b")
+    assert cells[pair : pair + 5] == ["a, b", "2 (33.3%)", "3 (50.0%)", "1", "1"]
+    val = cells.index("val: a, b")
+    assert cells[val : val + 6] == ["val: a, b", "2", "b", "5.00", "3.50", "1.50"]
+    labels = [attributes.get("aria-label", "") for attributes in document.all("svg")]
+    assert {"Upper bounds of ranking by NIQE", "Histograms of NIQE, Ma"} <= set(labels)
+    pictures = [image["src"] for image in document.all("img") if " at (0, " in image["alt"]]
+    expected = [made_up.patch(*place, name) for place in (("three", 0), ("one", 8)) for name in ("b", "a", "hr")]
+    assert [base64.b64decode(source.partition(",")[2]) for source in pictures] == expected
+
+
+def test_without_a_rank_dataset_there_is_no_such_section(document):
+    assert {"href": "#rank-dataset"} not in document.all("a")
+
+
+def test_an_empty_rank_dataset_still_gives_a_page(tmp_path, changed, made_up):
+    root = made_up.write(done=False)
+    made_up.write_part(f"{root}/rank_dataset", 0)
+    document = build(tmp_path, changed(rank_dataset=ranked(root)))
+    assert "Where the order flips" not in document.text
+
+
+def test_names_of_photographs_are_escaped(tmp_path, changed, made_up):
+    found = ranked(made_up.write())
+    evil = "<script>alert('x')</script>"
+    flips = [dataclasses.replace(flip, image_id=evil) for flip in found.flips]
+    document = build(tmp_path, changed(rank_dataset=dataclasses.replace(found, flips=flips)))
+    assert not document.all("script")
+    assert document.text.count(evil) == len(flips)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "–"), (4.24, "4.2 s"), (125, "2 min 05 s"), (7500, "2 h 05 min")])

@@ -6,10 +6,11 @@ rank dataset serves every Ranker that differs only in those.
 
 import dataclasses
 import itertools
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ranksr import images, metrics, storage
 from ranksr.config import RankerConfig
@@ -45,19 +46,28 @@ class Labels:
 def read_labels(folder: str, ranker: RankerConfig, split: str) -> Labels:
     """Read the train or val split and derive what this Ranker is to learn."""
     table = storage.read_table(folder)
-    table = table.filter(pa.compute.equal(table["split"], split))
+    table = table.filter(pc.equal(table["split"], split))
     stored = table["methods"][0].as_py() if len(table) else list(ranker.methods)
     columns = tuple(stored.index(name) for name in ranker.methods)
-    values = label_values(ranker.metric, lambda name: np.array(table[name].to_pylist(), float).reshape(len(table), -1))
-    values = values[:, list(columns)]
+    raw = {name: raw_values(table, name, len(stored)) for name in raw_columns(ranker.metric)}
+    values = label_values(ranker.metric, raw)[:, list(columns)]
     if ranker.target == "method" and len(table):
         # The label is the method: each location has the methods' mean scores instead of its own.
         values = np.where(np.isnan(values), np.nan, np.nanmean(values, axis=0))
     return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap)
 
 
-def label_values(metric: str, stored: Callable[[str], np.ndarray]) -> np.ndarray:
-    """Scores under the label metric, turned so that lower is better; `stored` gives those of a stored metric."""
-    if metric == "pi":
-        return (stored("niqe") + metrics.as_lower_better("ma", stored("ma"))) / 2  # PI of the PIRM 2018 challenge
-    return metrics.as_lower_better(metric, stored(metric))
+def raw_columns(metric: str) -> tuple[str, ...]:
+    """The stored metrics that a label metric is derived from."""
+    return ("niqe", "ma") if metric == "pi" else (metric,)
+
+
+def raw_values(table: pa.Table, metric: str, num_methods: int) -> np.ndarray:
+    """(L, stored methods) scores as they are stored, NaN where there is none."""
+    return pc.list_flatten(table[metric]).to_numpy().reshape(len(table), num_methods)
+
+
+def label_values(metric: str, raw: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Scores under the label metric, turned so that lower is better, of those stored under `raw_columns(metric)`."""
+    scores = [metrics.as_lower_better(name, raw[name]) for name in raw_columns(metric)]
+    return sum(scores) / len(scores)  # PI of the PIRM 2018 challenge: the mean of NIQE and 10 - Ma

@@ -104,7 +104,7 @@ class _Locate:
         if gap is None:
             return True
         assert gap.metric is not None
-        label = label_values(gap.metric, lambda name: np.array(values[name]))
+        label = label_values(gap.metric, {name: np.array(scores) for name, scores in values.items()})
         first, second = (label[self.methods.index(name)] for name in gap.methods)
         return bool(abs(first - second) > gap.more_than)  # False for NaN
 

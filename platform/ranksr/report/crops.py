@@ -111,4 +111,9 @@ def _overview(hr: np.ndarray, y: int, x: int, height: int, width: int) -> np.nda
 
 def data_uri(image: np.ndarray) -> str:
     """uint8 HWC RGB as a PNG inside an address."""
-    return "data:image/png;base64," + base64.b64encode(images.encode_png(image)).decode()
+    return png_uri(images.encode_png(image))
+
+
+def png_uri(png: bytes) -> str:
+    """The bytes of a PNG file inside an address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()

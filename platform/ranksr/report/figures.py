@@ -1,12 +1,13 @@
-"""Training curves as inline SVG that takes its text colour from the page, so that it suits light and dark.
+"""Curves, bars and histograms as inline SVG that takes its text colour from the page, so that it suits light and dark.
 
 Only Figure objects, no pyplot: nothing global changes, and no window system is asked for.
 """
 
+import functools
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -16,8 +17,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
+from ranksr.data.statistics import Bounds, Statistics
 from ranksr.report import paper
-from ranksr.report.tables import labelled
+from ranksr.report.rank_dataset import label_name
+from ranksr.report.tables import labelled, number
 
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
@@ -88,19 +91,60 @@ def convergence(curves: Mapping[str, Sequence[Row]]) -> Markup | None:
     return _figure("Convergence of SRGAN and RankSRGAN", panels) if panels else None
 
 
+def upper_bounds(found: Statistics) -> Markup | None:
+    """Mean label metric of each method, UB_MC and UB_MR over all locations: the paper's Figure 3."""
+    groups = [each for each in found.splits["all"].bounds if each.ub_mr is not None]
+    name = label_name(found.metric)
+    draw = [functools.partial(_draw_bounds, bounds=each, methods=found.methods, name=name) for each in groups]
+    return _panels("Upper bounds", f"Upper bounds of ranking by {name}", draw) if draw else None
+
+
+def _draw_bounds(axes: Axes, bounds: Bounds, methods: Sequence[str], name: str) -> None:
+    bars = {**bounds.means, "UB_MC": bounds.ub_mc, "UB_MR": bounds.ub_mr}
+    colours = [*(PALETTE[methods.index(each) % len(PALETTE)] for each in bounds.means), "#808080", INK]
+    drawn = axes.barh(list(bars), list(bars.values()), color=colours, height=0.7)
+    axes.bar_label(drawn, [number(value) for value in bars.values()], padding=3)
+    axes.invert_yaxis()
+    axes.margins(x=0.14)
+    axes.grid(visible=False, axis="y")
+    axes.set_xlabel(f"mean {name}, lower is better")
+
+
+def score_histograms(found: Statistics) -> Markup | None:
+    """How the scores of each method are spread, a panel for each metric."""
+    draw = [functools.partial(_draw_histograms, found=found, metric=metric) for metric in found.edges]
+    return _panels("Histograms", f"Histograms of {', '.join(map(labelled, found.edges))}", draw) if draw else None
+
+
+def _draw_histograms(axes: Axes, found: Statistics, metric: str) -> None:
+    for i, (method, counts) in enumerate(found.splits["all"].histograms[metric].items()):
+        shares = np.array(counts) / max(sum(counts), 1)
+        style = {"color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4}
+        axes.stairs(shares, found.edges[metric], label=method, **style)
+    axes.set_xlabel(labelled(metric))
+    axes.set_ylabel("share of locations")
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=2.4)
+
+
 def _figure(title: str, panels: Mapping[str, Lines]) -> Markup:
-    """Panels side by side, at most four in a row; the name of a panel is the label of its y axis."""
+    """Curves against steps; the name of a panel is the label of its y axis."""
+    draw = [functools.partial(_draw_panel, name=name, lines=lines) for name, lines in panels.items()]
+    return _panels(title, f"{title} against steps: {', '.join(panels)}", draw)
+
+
+def _panels(title: str, description: str, draw: Sequence[Callable[[Axes], None]]) -> Markup:
+    """Panels side by side, at most four in a row."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
-        num_columns = min(len(panels), 4)
-        num_rows = -(-len(panels) // num_columns)
+        num_columns = min(len(draw), 4)
+        num_rows = -(-len(draw) // num_columns)
         figure = Figure(figsize=(3.4 * num_columns, 2.9 * num_rows), layout="constrained")
         figure.get_layout_engine().set(w_pad=0.12)
         every = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
-        for axes, (name, lines) in zip(every, panels.items(), strict=False):
-            _draw_panel(axes, name, lines)
-        for axes in every[len(panels) :]:
+        for axes, draw_panel in zip(every, draw, strict=False):
+            draw_panel(axes)
+        for axes in every[len(draw) :]:
             axes.remove()
-        return _svg(figure, f"{title} against steps: {', '.join(panels)}")
+        return _svg(figure, description)
 
 
 def _draw_panel(axes: Axes, name: str, lines: Lines) -> None:

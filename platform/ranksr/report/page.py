@@ -9,7 +9,7 @@ import yaml
 
 from ranksr import __version__, storage
 from ranksr.metrics import metric_info
-from ranksr.report import crops, figures, paper, tables
+from ranksr.report import crops, figures, paper, rank_dataset, tables
 from ranksr.report.story import Story
 
 
@@ -100,6 +100,7 @@ def _html(story: Story, table: tables.Results) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     source = importlib.resources.files("ranksr.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    found = story.rank_dataset
     drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
     return environment.from_string(source).render(
         story=story,
@@ -112,6 +113,10 @@ def _html(story: Story, table: tables.Results) -> str:
         convergence=figures.convergence(story.curves),
         curves=[(stage, figure) for stage, figure in drawn if figure],
         pictures=crops.strips(story),
+        words=rank_dataset,
+        bounds=figures.upper_bounds(found) if found else None,
+        histograms=figures.score_histograms(found) if found else None,
+        png_uri=crops.png_uri,
         ablations=[_ablation(story, name, trials) for name, trials in story.ablations.items() if trials],
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         duration=duration,

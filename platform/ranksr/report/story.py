@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 
 from ranksr.config import Config
+from ranksr.data.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,3 +27,5 @@ class Story:
     is {(test_set, metric): mean}."""
     command: str
     """What to type to make all of this again."""
+    rank_dataset: Statistics | None = None
+    """With the patches of its flips; None where the run has none."""

@@ -201,12 +201,16 @@ def to_markdown(table: Results) -> str:
 
 def to_text(table: Results) -> str:
     """The same table for a terminal: the best with an asterisk."""
-    lines = _lines(table, lambda text, best: text + "* "[not best])
+    return aligned(_lines(table, lambda text, best: text + "* "[not best]))
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length as columns: the first flush left, the others right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = ""
-    for method, *cells in lines:
+    for first, *cells in lines:
         padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        text += "  ".join([method.ljust(widths[0]), *padded]).rstrip() + "\n"
+        text += "  ".join([first.ljust(widths[0]), *padded]).rstrip() + "\n"
     return text
 
 

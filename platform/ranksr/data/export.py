@@ -1,0 +1,176 @@
+"""A rank dataset as folders of PNG files and label files: what the authors' Ranker code (2019) reads.
+
+Their loader pairs the files of its three folders by sorted position and finds a label by base name; their accuracy
+test takes validation files with the same text before the first underscore for one location.
+"""
+
+import concurrent.futures
+import contextlib
+import csv
+import dataclasses
+import io
+import logging
+import os
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import yaml
+
+from ranksr import storage
+from ranksr.config import UserError
+from ranksr.data import statistics
+
+log = logging.getLogger(__name__)
+
+WRITERS = 16
+"""Files written side by side: a disk or S3 is waited for at each."""
+NUM_FOLDERS = 3
+"""So many training folders does their loader read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """What goes where: the locations whose every compared method has a score, numbered in their order."""
+
+    scores: statistics.Scores
+    methods: tuple[str, ...]
+    """Best mean first."""
+    numbers: np.ndarray
+    """(L,) number of each location, -1 where it is left out."""
+    train: np.ndarray
+    """(L,) bool."""
+
+    def file_name(self, location: int, method: str) -> str:
+        """`<number>_<method>.png`: no underscore in the number, and of one width, so that text sorts as numbers do."""
+        return f"{self.number(self.numbers[location])}_{method}.png"
+
+    def number(self, number: int) -> str:
+        return f"{number:0{len(str(len(self.numbers)))}d}"
+
+    def of_split(self, train: bool) -> np.ndarray:
+        """Locations to export."""
+        return np.flatnonzero((self.numbers >= 0) & (self.train == train))
+
+
+def export_dataset(root: str, folder: str) -> list[str]:
+    """Write the rank dataset of a run into a new or empty `folder`, local or s3://; returns what to tell the user.
+
+    Streamed by row group. The options file comes last: without it the export is not whole.
+    """
+    stage, ranker = statistics.open_stage(root)
+    if not stage.done:
+        raise UserError(f"{stage.folder} is unfinished: run full_pipeline with this --run again, then export it")
+    folder = storage.absolute(folder)
+    if (storage.exists(folder) and not storage.is_folder(folder)) or storage.list_files(folder):
+        raise UserError(f"{folder} is not an empty folder: delete it, or give another")
+    plan = _plan(statistics.read_scores(stage, ranker))
+    _write_patches(plan, folder)
+    for train, name in ((True, "train"), (False, "test")):
+        with _text(storage.join(folder, f"{name}_patch_label.txt")) as out:
+            out.writelines(_label_lines(plan, plan.of_split(train)))
+    with _text(storage.join(folder, "locations.csv")) as out:
+        csv.writer(out, lineterminator="\n").writerows(_location_rows(plan))
+    options = "# For the authors' codes/options/train/train_Ranker.yml\n"
+    options += yaml.safe_dump({"datasets": _datasets(plan, folder)}, sort_keys=False, allow_unicode=True)
+    storage.write_bytes(storage.join(folder, "train_Ranker.yml"), options.encode())
+    return _told(plan, folder)
+
+
+def _plan(scores: statistics.Scores) -> _Plan:
+    methods = scores.ranker.methods
+    values = scores.values[:, scores.columns(methods)]
+    kept = ~np.isnan(values).any(axis=1)
+    if not kept.any():
+        raise UserError(f"{scores.stage.folder} has no location where each of {', '.join(methods)} has a score")
+    order = np.argsort(values[kept].mean(axis=0), kind="stable")
+    numbers = np.where(kept, np.cumsum(kept) - 1, -1)
+    train = pc.equal(scores.keys["split"], "train").to_numpy()
+    return _Plan(scores, tuple(methods[i] for i in order), numbers, train)
+
+
+def _write_patches(plan: _Plan, folder: str) -> None:
+    scores = plan.scores
+    train_folders = [storage.join(folder, f"train_patch_{name}") for name in plan.methods]
+    val_folders = [storage.join(folder, "test_patch_all")] * len(plan.methods)
+    if not storage.is_remote(folder):
+        for name in (*train_folders, *val_folders):
+            os.makedirs(name, exist_ok=True)
+    columns, told = scores.columns(plan.methods), time.monotonic()
+    with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
+        for file, start in zip(scores.files, scores.starts, strict=False):
+            for first, rows in statistics.row_groups(scores.stage.path(file), ["pngs"]):
+                paths, pngs = [], []
+                for location in start + first + np.flatnonzero(plan.numbers[start + first :][: len(rows)] >= 0):
+                    stored = rows["pngs"][int(location - start - first)].values
+                    folders = train_folders if plan.train[location] else val_folders
+                    for into, method, column in zip(folders, plan.methods, columns, strict=True):
+                        paths.append(storage.join(into, plan.file_name(location, method)))
+                        pngs.append(stored[column].as_buffer())
+                list(pool.map(_write_patch, paths, pngs))
+            if time.monotonic() - told > 5:
+                log.info("export: %d of %d locations", start, len(plan.numbers))
+                told = time.monotonic()
+
+
+def _write_patch(path: str, png: pa.Buffer) -> None:
+    """Without the care of `storage.write_bytes`, whose wait for the disk would be the time of a million small files."""
+    filesystem, inner = storage.resolve(path)
+    with filesystem.open_output_stream(inner) as stream:
+        stream.write(png)
+
+
+@contextlib.contextmanager
+def _text(path: str) -> Iterator[io.TextIOWrapper]:
+    filesystem, inner = storage.resolve(path)
+    with io.TextIOWrapper(filesystem.open_output_stream(inner), encoding="utf-8", newline="") as out:
+        yield out
+
+
+def _label_lines(plan: _Plan, locations: np.ndarray) -> Iterable[str]:
+    for method, column in zip(plan.methods, plan.scores.columns(plan.methods), strict=True):
+        for location, value in zip(locations, plan.scores.values[locations, column].tolist(), strict=True):
+            yield f"{plan.file_name(location, method)} {value}\n"
+
+
+def _location_rows(plan: _Plan) -> Iterable[list[Any]]:
+    yield ["number", "split", "image_id", "y", "x"]
+    number = 0
+    for batch in plan.scores.keys.filter(pa.array(plan.numbers >= 0)).to_batches():
+        for row in batch.to_pylist():
+            yield [plan.number(number), row["split"], row["image_id"], row["y"], row["x"]]
+            number += 1
+
+
+def _datasets(plan: _Plan, folder: str) -> dict[str, Any]:
+    roots = {
+        f"dataroot_img{i}": storage.join(folder, f"train_patch_{name}") + "/" for i, name in enumerate(plan.methods, 1)
+    }
+    return {
+        "train": {**roots, "dataroot_label_file": storage.join(folder, "train_patch_label.txt")},
+        "val": {
+            "dataroot_img1": storage.join(folder, "test_patch_all") + "/",
+            "dataroot_label_file": storage.join(folder, "test_patch_label.txt"),
+        },
+    }
+
+
+def _told(plan: _Plan, folder: str) -> list[str]:
+    train, val, methods = len(plan.of_split(True)), len(plan.of_split(False)), ", ".join(plan.methods)
+    metric, left_out = plan.scores.ranker.metric, int((plan.numbers < 0).sum())
+    told = [
+        f"{folder}: {train} training and {val} validation locations of {methods} (best mean {metric} first)",
+        f"left out: {left_out} locations where a method has no score",
+        f"labels: {metric}, lower is better; paths for the authors' options file: train_Ranker.yml",
+    ]
+    if len(plan.methods) != NUM_FOLDERS:
+        told.append(
+            f"note: the authors' loader reads exactly {NUM_FOLDERS} training folders, here are {len(plan.methods)}: "
+            f"make dataroot_img1 to dataroot_img{NUM_FOLDERS} name {NUM_FOLDERS} of them, or change their loader"
+        )
+    if storage.is_remote(folder):
+        told.append("note: their code reads local folders: copy the export and correct the paths in train_Ranker.yml")
+    return told
