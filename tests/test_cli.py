@@ -127,6 +127,15 @@ def test_a_rank_dataset_is_shown_as_text_and_as_json(capsys: pytest.CaptureFixtu
     assert json.loads(capsys.readouterr().out)["splits"]["val"]["num_locations"] == 2
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(made_up: Any) -> None:
+    show = f"import sys; from ranksr import cli; sys.exit(cli.main(['dataset', 'show', {made_up.write()!r}]))"
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", show], stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_a_rank_dataset_is_exported_once(
     capsys: pytest.CaptureFixture[str], made_up: Any, tmp_path: pathlib.Path
 ) -> None:

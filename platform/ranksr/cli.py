@@ -180,7 +180,10 @@ def dataset_show(parsed: argparse.Namespace) -> int:
 
     stage, ranker = statistics.open_stage(parsed.root)
     found = statistics.summarise(statistics.read_scores(stage, ranker))
-    print(report.rank_dataset_json(found) if parsed.json else report.rank_dataset_text(found, stage.folder))
+    try:
+        print(report.rank_dataset_json(found) if parsed.json else report.rank_dataset_text(found, stage.folder))
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 

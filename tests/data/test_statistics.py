@@ -80,10 +80,11 @@ def test_a_histogram_counts_every_score_once(made_up: Any) -> None:
 
 def test_flips_are_of_different_images_with_the_largest_gap_first(made_up: Any) -> None:
     flips = summarise(made_up.write()).flips
-    assert [(flip.image_id, flip.y, flip.usual, flip.winner, flip.gap) for flip in flips] == [
-        ("three", 0, "b", "a", 3.0),
-        ("one", 8, "b", "a", 2.0),
+    assert [(flip.image_id, flip.y, flip.usual, flip.winner) for flip in flips] == [
+        ("three", 0, "b", "a"),
+        ("one", 8, "b", "a"),
     ]
+    assert [flip.scores for flip in flips] == [{"a": 3, "b": 6, "hr": 2}, {"a": 4, "b": 6, "hr": 3}]
     assert [(flip.file, flip.row) for flip in flips] == [("part-00001.parquet", 0), ("part-00000.parquet", 1)]
 
 

@@ -5,14 +5,13 @@ test takes validation files with the same text before the first underscore for o
 """
 
 import concurrent.futures
-import contextlib
 import csv
 import dataclasses
 import io
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,15 +50,15 @@ class _Plan:
     def number(self, number: int) -> str:
         return f"{number:0{len(str(len(self.numbers)))}d}"
 
-    def of_split(self, train: bool) -> np.ndarray:
-        """Locations to export."""
-        return np.flatnonzero((self.numbers >= 0) & (self.train == train))
+    def of_split(self, is_train: bool) -> np.ndarray:
+        """The locations to export of the training or of the validation split."""
+        return np.flatnonzero((self.numbers >= 0) & (self.train == is_train))
 
 
 def export_dataset(root: str, folder: str) -> list[str]:
     """Write the rank dataset of a run into a new or empty `folder`, local or s3://; returns what to tell the user.
 
-    Streamed by row group. The options file comes last: without it the export is not whole.
+    Patches are streamed by row group. The options file comes last: without it the export is not whole.
     """
     stage, ranker = statistics.open_stage(root)
     if not stage.done:
@@ -69,11 +68,10 @@ def export_dataset(root: str, folder: str) -> list[str]:
         raise UserError(f"{folder} is not an empty folder: delete it, or give another")
     plan = _plan(statistics.read_scores(stage, ranker))
     _write_patches(plan, folder)
-    for train, name in ((True, "train"), (False, "test")):
-        with _text(storage.join(folder, f"{name}_patch_label.txt")) as out:
-            out.writelines(_label_lines(plan, plan.of_split(train)))
-    with _text(storage.join(folder, "locations.csv")) as out:
-        csv.writer(out, lineterminator="\n").writerows(_location_rows(plan))
+    for name, is_train in (("train", True), ("test", False)):
+        lines = "".join(_label_lines(plan, plan.of_split(is_train)))
+        storage.write_bytes(storage.join(folder, f"{name}_patch_label.txt"), lines.encode())
+    storage.write_bytes(storage.join(folder, "locations.csv"), _locations_csv(plan).encode())
     options = "# For the authors' codes/options/train/train_Ranker.yml\n"
     options += yaml.safe_dump({"datasets": _datasets(plan, folder)}, sort_keys=False, allow_unicode=True)
     storage.write_bytes(storage.join(folder, "train_Ranker.yml"), options.encode())
@@ -93,56 +91,51 @@ def _plan(scores: statistics.Scores) -> _Plan:
 
 
 def _write_patches(plan: _Plan, folder: str) -> None:
-    scores = plan.scores
-    train_folders = [storage.join(folder, f"train_patch_{name}") for name in plan.methods]
-    val_folders = [storage.join(folder, "test_patch_all")] * len(plan.methods)
     if not storage.is_remote(folder):
-        for name in (*train_folders, *val_folders):
-            os.makedirs(name, exist_ok=True)
-    columns, told = scores.columns(plan.methods), time.monotonic()
+        for name in ("test_patch_all", *(f"train_patch_{name}" for name in plan.methods)):
+            os.makedirs(storage.join(folder, name), exist_ok=True)
+    told = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(WRITERS) as pool:
-        for file, start in zip(scores.files, scores.starts, strict=False):
-            for first, rows in statistics.row_groups(scores.stage.path(file), ["pngs"]):
-                paths, pngs = [], []
-                for location in start + first + np.flatnonzero(plan.numbers[start + first :][: len(rows)] >= 0):
-                    stored = rows["pngs"][int(location - start - first)].values
-                    folders = train_folders if plan.train[location] else val_folders
-                    for into, method, column in zip(folders, plan.methods, columns, strict=True):
-                        paths.append(storage.join(into, plan.file_name(location, method)))
-                        pngs.append(stored[column].as_buffer())
-                list(pool.map(_write_patch, paths, pngs))
+        for file, start in zip(plan.scores.files, plan.scores.starts[:-1].tolist(), strict=True):
+            for first, rows in statistics.row_groups(plan.scores.stage.path(file), ["pngs"]):
+                list(pool.map(_write_patch, _patches(plan, folder, start + first, rows["pngs"])))
             if time.monotonic() - told > 5:
                 log.info("export: %d of %d locations", start, len(plan.numbers))
                 told = time.monotonic()
 
 
-def _write_patch(path: str, png: pa.Buffer) -> None:
+def _patches(plan: _Plan, folder: str, first: int, rows: pa.ChunkedArray) -> Iterator[tuple[str, pa.Buffer]]:
+    """Where each patch of a row group goes, and its PNG as it is stored; `first` is its first location."""
+    columns = plan.scores.columns(plan.methods)
+    for location, pngs in enumerate(rows, first):
+        if plan.numbers[location] < 0:
+            continue
+        for method, column in zip(plan.methods, columns, strict=True):
+            into = f"train_patch_{method}" if plan.train[location] else "test_patch_all"
+            yield storage.join(folder, into, plan.file_name(location, method)), pngs[column].as_buffer()
+
+
+def _write_patch(patch: tuple[str, pa.Buffer]) -> None:
     """Without the care of `storage.write_bytes`, whose wait for the disk would be the time of a million small files."""
-    filesystem, inner = storage.resolve(path)
+    filesystem, inner = storage.resolve(patch[0])
     with filesystem.open_output_stream(inner) as stream:
-        stream.write(png)
+        stream.write(patch[1])
 
 
-@contextlib.contextmanager
-def _text(path: str) -> Iterator[io.TextIOWrapper]:
-    filesystem, inner = storage.resolve(path)
-    with io.TextIOWrapper(filesystem.open_output_stream(inner), encoding="utf-8", newline="") as out:
-        yield out
-
-
-def _label_lines(plan: _Plan, locations: np.ndarray) -> Iterable[str]:
+def _label_lines(plan: _Plan, locations: np.ndarray) -> Iterator[str]:
     for method, column in zip(plan.methods, plan.scores.columns(plan.methods), strict=True):
         for location, value in zip(locations, plan.scores.values[locations, column].tolist(), strict=True):
             yield f"{plan.file_name(location, method)} {value}\n"
 
 
-def _location_rows(plan: _Plan) -> Iterable[list[Any]]:
-    yield ["number", "split", "image_id", "y", "x"]
-    number = 0
-    for batch in plan.scores.keys.filter(pa.array(plan.numbers >= 0)).to_batches():
-        for row in batch.to_pylist():
-            yield [plan.number(number), row["split"], row["image_id"], row["y"], row["x"]]
-            number += 1
+def _locations_csv(plan: _Plan) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["number", "split", "image_id", "y", "x"])
+    batches = plan.scores.keys.filter(pa.array(plan.numbers >= 0)).to_batches()
+    for number, key in enumerate(key for batch in batches for key in batch.to_pylist()):
+        writer.writerow([plan.number(number), key["split"], key["image_id"], key["y"], key["x"]])
+    return out.getvalue()
 
 
 def _datasets(plan: _Plan, folder: str) -> dict[str, Any]:

@@ -117,10 +117,6 @@ class Flip:
     pngs: dict[str, bytes]
     """The patches of `usual`, `winner` and `hr`; empty where they were not asked for."""
 
-    @property
-    def gap(self) -> float:
-        return self.scores[self.usual] - self.scores[self.winner]
-
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:

@@ -21,7 +21,7 @@ def rank_dataset_json(found: Statistics) -> str:
 def rank_dataset_text(found: Statistics, folder: str) -> str:
     """The same for a terminal, most important first."""
     every = found.splits["all"]
-    state = "" if found.done else " so far: the stage is UNFINISHED, run full_pipeline again to go on"
+    state = "" if found.done else " so far: the stage is UNFINISHED, at work or to be continued by full_pipeline"
     sections = {
         f"{folder}: {every.num_locations} locations of {found.num_images} images "
         f"({found.num_rejected} rejected){state}": tables.aligned(split_rows(found)),
