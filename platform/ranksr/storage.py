@@ -67,7 +67,7 @@ def resolve(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
 
 
 @contextlib.contextmanager
-def _answering(path: str) -> Iterator[None]:
+def answering(path: str) -> Iterator[None]:
     """Tell a store that is away (StorageError) from a file that is missing or locked."""
     try:
         yield
@@ -87,7 +87,7 @@ def _answering(path: str) -> Iterator[None]:
 
 def _type(path: str) -> pyarrow.fs.FileType:
     filesystem, inner = resolve(path)
-    with _answering(path):
+    with answering(path):
         return filesystem.get_file_info(inner).type
 
 
@@ -106,7 +106,7 @@ def list_files(folder: str) -> list[tuple[str, int]]:
     """
     filesystem, inner = resolve(folder)
     selector = pyarrow.fs.FileSelector(inner, recursive=True, allow_not_found=True)
-    with _answering(folder):
+    with answering(folder):
         found = filesystem.get_file_info(selector)
     return sorted(
         (info.path[len(inner) :].lstrip("/"), info.size)
@@ -118,7 +118,7 @@ def list_files(folder: str) -> list[tuple[str, int]]:
 def read_bytes(path: str) -> bytes:
     """The whole file. Raises FileNotFoundError or another OSError; StorageError where a remote store is the cause."""
     filesystem, inner = resolve(path)
-    with _answering(path), filesystem.open_input_file(inner) as stream:
+    with answering(path), filesystem.open_input_file(inner) as stream:
         return stream.read()
 
 
@@ -126,7 +126,7 @@ def write_bytes(path: str, data: bytes | memoryview) -> None:
     """Write the file whole or not at all."""
     filesystem, inner = resolve(path)
     if is_remote(path):
-        with _answering(path), filesystem.open_output_stream(inner) as stream:
+        with answering(path), filesystem.open_output_stream(inner) as stream:
             stream.write(data)
         return
     folder = os.path.dirname(inner)
@@ -179,21 +179,21 @@ def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
 
 def _read_one(path: str, columns: list[str] | None) -> pa.Table:
     filesystem, inner = resolve(path)
-    with _answering(path), filesystem.open_input_file(inner) as stream:
+    with answering(path), filesystem.open_input_file(inner) as stream:
         return pyarrow.parquet.ParquetFile(stream).read(columns=columns)
 
 
 def read_parquet_footer(path: str) -> pyarrow.parquet.FileMetaData:
     """Row count and metadata of a Parquet file, without its rows."""
     filesystem, inner = resolve(path)
-    with _answering(path), filesystem.open_input_file(inner) as stream:
+    with answering(path), filesystem.open_input_file(inner) as stream:
         return pyarrow.parquet.read_metadata(stream)
 
 
 def delete(path: str) -> None:
     """Delete a file or a folder; nothing happens when it is not there."""
     filesystem, inner = resolve(path)
-    with _answering(path):
+    with answering(path):
         match filesystem.get_file_info(inner).type:
             case pyarrow.fs.FileType.File:
                 filesystem.delete_file(inner)

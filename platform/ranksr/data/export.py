@@ -118,7 +118,7 @@ def _patches(plan: _Plan, folder: str, first: int, rows: pa.ChunkedArray) -> Ite
 def _write_patch(patch: tuple[str, pa.Buffer]) -> None:
     """Without the care of `storage.write_bytes`, whose wait for the disk would be the time of a million small files."""
     filesystem, inner = storage.resolve(patch[0])
-    with filesystem.open_output_stream(inner) as stream:
+    with storage.answering(patch[0]), filesystem.open_output_stream(inner) as stream:
         stream.write(patch[1])
 
 

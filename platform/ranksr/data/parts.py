@@ -75,7 +75,16 @@ class _Work:
     sink: PartSink
 
     def __call__(self, part: Row) -> Row:
-        return self.sink(self.make(part))
+        found = part if "error" in part else explained(lambda each: self.sink(self.make(each)), part)
+        return {"images": 0, "rows": 0, "rejected": 0, "error": "", "away": False, **found}
+
+
+def explained(work: Callable[[Row], Row], part: Row) -> Row:
+    """`work(part)`, or what hinders it that a user can mend: Ray Data gives a worker's exception on as text only."""
+    try:
+        return work(part)
+    except (UserError, storage.StorageError) as error:
+        return {"error": str(error), "away": isinstance(error, storage.StorageError)}
 
 
 def split(photos: list[Photo], most_images: int) -> list[list[Photo]]:
@@ -177,6 +186,9 @@ class _Progress:
         self._say()
 
     def add(self, batch: pa.Table) -> None:
+        for error, away in zip(batch["error"].to_pylist(), batch["away"].to_pylist(), strict=True):
+            if error:
+                raise storage.StorageError(error) if away else UserError(error)
         self._images += sum(batch["images"].to_pylist())
         self._made += sum(batch["rows"].to_pylist()) * self._per_row
         self._rejected += sum(batch["rejected"].to_pylist())

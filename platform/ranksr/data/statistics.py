@@ -161,8 +161,7 @@ def read_scores(stage: Stage, ranker: RankerConfig) -> Scores:
     files = [name for name, _ in storage.list_files(stage.folder) if name.endswith(".parquet") and "/" not in name]
     if not files:
         raise UserError(f"{stage.folder} holds no part yet ({stage.state}): look again when the first is written")
-    filesystem, inner = storage.resolve(stage.path(files[0]))
-    schema = pyarrow.parquet.read_schema(inner, filesystem=filesystem)
+    schema = storage.read_parquet_footer(stage.path(files[0])).schema.to_arrow_schema()
     names = [field.name for field in schema if field.type == pa.list_(pa.float64())]
     read = functools.partial(storage.read_table, columns=[*KEYS, *names])
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
@@ -321,7 +320,7 @@ def _with_patches(scores: Scores, flip: Flip) -> Flip:
 def row_groups(path: str, columns: list[str], only_row: int | None = None) -> Iterator[tuple[int, pa.Table]]:
     """(number of its first row, the row group) of one Parquet file, one at a time; or only the one with `only_row`."""
     filesystem, inner = storage.resolve(path)
-    with filesystem.open_input_file(inner) as stream:
+    with storage.answering(path), filesystem.open_input_file(inner) as stream:
         file = pyarrow.parquet.ParquetFile(stream)
         first = 0
         for group in range(file.num_row_groups):

@@ -51,6 +51,9 @@ class Upscaler:
         }
 
     def __call__(self, part: parts.Row) -> parts.Row:
+        return parts.explained(self._every_photo, part)
+
+    def _every_photo(self, part: parts.Row) -> parts.Row:
         done: list[parts.Row] = []
         rejected: list[dict[str, str]] = []
         for photo in part["photos"]:
@@ -113,4 +116,7 @@ class UpscaleActors:
     num_gpus: float
 
     def of(self, methods: Mapping[str, str], smallest_px: int) -> parts.Actors:
+        for kind in methods.values():
+            if kind not in FIXED_KINDS:
+                checkpoints.load_generator(kind)  # what is wrong with it is said here, before actors start
         return parts.Actors(Upscaler, (dict(methods), smallest_px, self.num_gpus), self.count, self.num_gpus)
