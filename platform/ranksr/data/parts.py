@@ -120,7 +120,7 @@ def run_job(
     groups = split(photos, per_part)
     finished = {name for name, _ in storage.list_files(sink.folder)}
     todo = [
-        {"part": number, "photos": [_described(photo, given or {}) for photo in group]}
+        {"part": number, "photos": [described(photo, given or {}) for photo in group]}
         for number, group in enumerate(groups)
         if _name(number) not in finished
     ]
@@ -152,7 +152,8 @@ def _name(part: int) -> str:
     return f"part-{part:05d}.parquet"
 
 
-def _described(photo: Photo, given: Mapping[str, Mapping[str, str]]) -> Row:
+def described(photo: Photo, given: Mapping[str, Mapping[str, str]]) -> Row:
+    """A photo of a part, with the files of `given` that belong to it."""
     files = [[what, paths[photo.image_id]] for what, paths in given.items() if photo.image_id in paths]
     return {"image_id": photo.image_id, "path": photo.path, "given": files}
 

@@ -49,8 +49,8 @@ LOCATIONS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class _Locate:
-    """Cuts the locations out of super-resolved photographs, filters and scores them."""
+class Locate:
+    """Cuts the locations out of super-resolved photographs, filters and scores them: a part's images become rows."""
 
     methods: tuple[str, ...]
     metrics: tuple[str, ...]
@@ -163,7 +163,7 @@ def write_rank_dataset(
         "rank_dataset",
         photos,
         data.images_per_part,
-        _Locate(tuple(methods), names, rules, judge, validation, made.fingerprints),
+        Locate(tuple(methods), names, rules, judge, validation, made.fingerprints),
         parts.PartSink(folder, schema(names)),
         actors.of(methods, rules.patch_px),
         given,

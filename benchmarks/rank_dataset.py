@@ -1,0 +1,203 @@
+"""The rank dataset job beside the same functions in a bare loop of two processes, and what each of them costs.
+
+    python benchmarks/rank_dataset.py [--json] [--hr DIR --external NAME=DIR ...]
+
+Without --hr: 80 crops of photographs in scikit-image's wheel, and three folders of images made of them. Both run on
+all of two cores, one after the other; `efficiency` is the bare loop's time by the job's, whole, but for the start of
+Ray itself. The costs are those of one core, for a photograph of 2040x1356 px and the paper's grid (296 px, stride 200).
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import cv2
+import numpy as np
+import ray
+from scoring import machine, milliseconds, model_of_published_size
+
+from ranksr import images, metrics, storage
+from ranksr.config import SCALE, RankDataset, RRDBNet, SRResNet
+from ranksr.data import parts, rank_dataset, sources, upscale
+from ranksr.data.score import Judge
+
+CORES = 2
+PER_PART = 4
+RULES = RankDataset(methods=(), patch_px=200, stride_px=40, min_sigma=2)
+NUM_PHOTOGRAPHS = 80
+HEIGHT, WIDTH = 1356, 2040
+PATCH_PX, STRIDE_PX = 296, 200
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--hr", metavar="DIR", help="photographs")
+    parser.add_argument("--external", metavar="NAME=DIR", nargs="*", default=[], help="images of a method, by name")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = pathlib.Path(name)
+        judge = make_judge(folder)
+        hr, external = args.hr, dict(each.split("=", 1) for each in args.external)
+        if hr is None:
+            hr, external = make_corpus(folder)
+        result = {"machine": machine(), **efficiency(folder, hr, external, judge), "costs": costs(judge)}
+    print(json.dumps(result) if args.json else as_text(result))
+
+
+def make_judge(folder: pathlib.Path) -> Judge:
+    """NIQE fitted on the wheel's photographs; Ma by forests of the published size with random content."""
+    grays = [metrics.to_gray(sources.read_photo(photo.path)) for photo in wheel()]
+    metrics.save_niqe_model(metrics.fit_niqe_model(grays), str(folder / "niqe.npz"))
+    metrics.save_ma_model(model_of_published_size(), str(folder / "ma.forest"))
+    return Judge("pirm", str(folder / "niqe.npz"), str(folder / "ma.forest"))
+
+
+def wheel() -> list[sources.Photo]:
+    return sources.list_photos("skimage:astronaut,chelsea,coffee,motorcycle_left,motorcycle_right,rocket")
+
+
+def make_corpus(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
+    """80 crops of 300 px and three folders of worse ones."""
+    photographs = [sources.read_photo(photo.path) for photo in wheel()]
+    rng = np.random.default_rng(0)
+    for name in ("hr", "soft", "noisy", "sharp"):
+        (folder / name).mkdir()
+    for number in range(NUM_PHOTOGRAPHS):
+        whole = photographs[number % len(photographs)]
+        y, x = (int(rng.integers(side - 300 + 1)) for side in whole.shape[:2])
+        hr = np.ascontiguousarray(whole[y : y + 300, x : x + 300])
+        soft = images.upscale_bicubic(images.downscale(hr))
+        noisy = np.clip(soft + rng.normal(0, 6, soft.shape), 0, 255).astype(np.uint8)
+        sharp = cv2.addWeighted(soft, 2.5, cv2.GaussianBlur(soft, (0, 0), 2), -1.5, 0)
+        for name, image in (("hr", hr), ("soft", soft), ("noisy", noisy), ("sharp", sharp)):
+            (folder / name / f"{number:03d}.png").write_bytes(images.encode_png(image))
+    return str(folder / "hr"), {name: str(folder / name) for name in ("soft", "noisy", "sharp")}
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What both runs do, in the words of the product."""
+
+    photos: list[sources.Photo]
+    methods: dict[str, str]
+    given: dict[str, dict[str, str]]
+    judge: Judge
+
+    def locate(self) -> rank_dataset.Locate:
+        names = tuple(self.methods)
+        return rank_dataset.Locate(names, ("niqe", "ma"), RULES, self.judge, frozenset(), {})
+
+    def sink(self, folder: str) -> parts.PartSink:
+        return parts.PartSink(folder, rank_dataset.schema(("niqe", "ma")))
+
+
+def efficiency(folder: pathlib.Path, hr: str, external: dict[str, str], judge: Judge) -> dict[str, Any]:
+    """Seconds of both, patches per second, and whether their files are the same."""
+    photos = sources.list_photos(hr)
+    given = {name: sources.match_images(name, path, photos, most_missing=1) for name, path in external.items()}
+    job = Job(photos, {**dict.fromkeys(given, "given"), "hr": "hr"}, given, judge)
+    ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.get(ray.remote(lambda: None).remote())
+    with_ray = timed(lambda: by_ray(job, str(folder / "ray")))
+    ray.shutdown()
+    bare = timed(lambda: by_bare_loop(job, str(folder / "bare")))
+    made, wanted = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("ray", "bare"))
+    assert made == wanted
+    rows = storage.read_table(str(folder / "bare"), ["image_id"]).num_rows
+    patches = rows * len(job.methods)
+    return {
+        "images": len(photos),
+        "patches": patches,
+        "ray_patches_per_second": patches / with_ray,
+        "bare_patches_per_second": patches / bare,
+        "efficiency": bare / with_ray,
+    }
+
+
+def timed(work: Any) -> float:
+    began = time.monotonic()
+    work()
+    return time.monotonic() - began
+
+
+def by_ray(job: Job, folder: str) -> None:
+    actors = upscale.UpscaleActors(1, 0).of(job.methods, RULES.patch_px)
+    parts.run_job("ray", job.photos, PER_PART, job.locate(), job.sink(folder), actors, job.given)
+
+
+def by_bare_loop(job: Job, folder: str) -> None:
+    groups = enumerate(parts.split(job.photos, PER_PART))
+    todo = [{"part": i, "photos": [parts.described(each, job.given) for each in group]} for i, group in groups]
+    with multiprocessing.get_context("spawn").Pool(CORES, _start, (job, folder)) as pool:
+        for _ in pool.imap_unordered(_work, todo):
+            pass
+
+
+WORKER: dict[str, Any] = {}
+"""What a process of the bare loop keeps between parts."""
+
+
+def _start(job: Job, folder: str) -> None:
+    WORKER["upscale"] = upscale.Upscaler(job.methods, RULES.patch_px, 0)
+    WORKER["locate"], WORKER["sink"] = job.locate(), job.sink(folder)
+
+
+def _work(part: dict[str, Any]) -> dict[str, Any]:
+    return WORKER["sink"](WORKER["locate"](WORKER["upscale"](part)))
+
+
+def costs(judge: Judge) -> dict[str, float]:
+    """Core-milliseconds and bytes, of a photograph of 2040x1356 px or of a patch of 296x296 px."""
+    import torch
+
+    from ranksr.models import build_generator
+
+    torch.set_num_threads(1)
+    hr = cv2.resize(sources.read_photo("skimage:coffee"), (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+    grain = np.random.default_rng(0).normal(0, 4, hr.shape)  # an enlarged photograph alone would be too easy to pack
+    hr = np.clip(hr + grain, 0, 255).astype(np.uint8)
+    png = images.encode_png(hr)
+    rows, columns = (images.starts(side, PATCH_PX, STRIDE_PX, reach_border=False) for side in (HEIGHT, WIDTH))
+    patches = [np.ascontiguousarray(hr[y : y + PATCH_PX, x : x + PATCH_PX]) for y in rows for x in columns]
+    models = metrics.load_models(judge.niqe_model, judge.ma_model)
+    tile = np.ascontiguousarray(images.downscale(hr)[:96, :128])
+    share = HEIGHT * WIDTH / SCALE**2 / (96 * 128)
+
+    def network(config: SRResNet | RRDBNet) -> float:
+        generator = build_generator(config).eval()
+        return milliseconds(lambda: upscale.upscale(generator, tile), 1) * share
+
+    return {
+        "patches_per_image": len(patches),
+        "image_decode": milliseconds(lambda: images.decode_photograph(png), 2),
+        "image_lr": milliseconds(lambda: images.downscale(hr), 2),
+        "image_srresnet": network(SRResNet(arch="srresnet")),
+        "image_rrdbnet": network(RRDBNet(arch="rrdbnet")),
+        "image_encode": milliseconds(lambda: images.encode_png(hr), 2),
+        "image_redecode": milliseconds(lambda: images.decode(png), 2),
+        "patch_sigma": milliseconds(lambda: [images.mean_local_sigma(p[:, :, 0]) for p in patches], 2, len(patches)),
+        "patch_niqe": milliseconds(lambda: metrics.score_batch(patches, ["niqe"], models), 3, len(patches)),
+        "patch_ma": milliseconds(lambda: metrics.score_batch(patches, ["ma"], models), 1, len(patches)),
+        "patch_encode": milliseconds(lambda: [images.encode_png(each) for each in patches], 2, len(patches)),
+        "patch_bytes": float(np.mean([len(images.encode_png(each)) for each in patches])),
+    }
+
+
+def as_text(result: dict[str, Any]) -> str:
+    lines = [f"{result['machine']}, {CORES} cores", ""]
+    for name, value in result.items():
+        if name not in ("machine", "costs"):
+            lines.append(f"{name.replace('_', ' '):28s} {value:10.3g}")
+    lines += ["", "one core, a photograph of 2040x1356 px, patches of 296x296 px: milliseconds (bytes)"]
+    lines += [f"{name.replace('_', ' '):28s} {value:10.4g}" for name, value in result["costs"].items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
