@@ -209,7 +209,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger().setLevel(logging.WARNING)  # Train logs every report there, past its own log level
     torch.set_num_threads(compute.threads_per_worker)
     torch.manual_seed(job.config.seed)  # the same initial weights on every worker, and in every run
-    world = World(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
+    world = World(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()), compute)
     learner, draw = job.build(world)
 
     def batches(steps: range) -> Iterator[Batch]:

@@ -11,7 +11,14 @@ from ranksr.config import RankerConfig
 from ranksr.data.feed import Batch
 from ranksr.data.labels import Labels
 from ranksr.models import build_ranker
-from ranksr.train.loop import check_finite, learning_rate, make_adam, set_learning_rate
+from ranksr.train.loop import (
+    check_finite,
+    gradient_norm,
+    learning_rate,
+    make_adam,
+    restore_adam,
+    set_learning_rate,
+)
 from ranksr.train.world import World, unwrap
 
 
@@ -24,12 +31,13 @@ class RankerLearner:
     def __init__(self, config: RankerConfig, labels: Labels, locations: Sequence[int], world: World) -> None:
         self.config, self.labels, self.locations, self.world = config, labels, locations, world
         self.ranker = world.wrap(build_ranker(config))
-        self.optimizer = make_adam(self.ranker, config.train)
+        self.optimizer = make_adam(self.ranker, config.train, world.compute.fused_adam)
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        batch = {key: value.to(self.world.device, non_blocking=True) for key, value in batch.items()}
+        batch = self.world.move(batch)
         # One forward for both branches of the Siamese network: they share weights and batch statistics.
-        scores = self.ranker(torch.cat([batch["first"], batch["second"]]))
+        with self.world.autocast(self.config.train.bf16):
+            scores = self.ranker(torch.cat([batch["first"], batch["second"]])).float()
         if self.config.clamp is not None:
             scores = scores.clamp(-self.config.clamp, self.config.clamp)
         first, second = scores.chunk(2)
@@ -42,7 +50,7 @@ class RankerLearner:
                     first, second, batch["metric_first"], batch["metric_second"], self.config.margin
                 )
             }
-        check_finite(terms, step)
+        check_finite(terms, step, self.world)
         set_learning_rate(self.optimizer, learning_rate(self.config.train, step))
         self.optimizer.zero_grad(set_to_none=True)
         sum(terms.values()).backward()
@@ -50,11 +58,15 @@ class RankerLearner:
         wrong = (first - second) * (batch["metric_first"] - batch["metric_second"]) <= 0
         return {**{name: term.detach() for name, term in terms.items()}, "pair_error": wrong.float().mean()}
 
+    def observe(self) -> dict[str, torch.Tensor]:
+        return {"gradient_norm_ranker": gradient_norm(self.ranker)}
+
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """srocc: mean over locations of Spearman's rank correlation of label order and score order (paper 4.1);
         pair_accuracy: over the pairs that carry information; score_distance: E|SR1 - SR2| (Table 5)."""
         ranker = unwrap(self.ranker).eval()
+        self.world.share_buffers(ranker)
         sums = {"srocc": [0.0, 0], "pair_accuracy": [0.0, 0], "score_distance": [0.0, 0]}
 
         def add(name: str, value: float) -> None:
@@ -64,9 +76,8 @@ class RankerLearner:
 
         for location in self.locations:
             patches = [self.labels.patch(location, method) for method in range(len(self.labels.methods))]
-            scores = (
-                ranker(torch.stack([images.to_tensor(patch) for patch in patches]).to(self.world.device)).cpu().numpy()
-            )
+            stacked = torch.stack([images.to_tensor(patch) for patch in patches]).to(self.world.device)
+            scores = ranker.forward(stacked).cpu().numpy()
             values = self.labels.values[location]
             scored = ~np.isnan(values)
             add("srocc", metrics.spearman(values[scored], scores[scored]))
@@ -76,12 +87,15 @@ class RankerLearner:
         ranker.train()
         return self.world.total({name: (total, count) for name, (total, count) in sums.items()})
 
+    def picture(self) -> None:
+        return None
+
     def state(self) -> dict[str, Any]:
         return {"ranker": unwrap(self.ranker).state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def restore(self, state: dict[str, Any]) -> None:
         unwrap(self.ranker).load_state_dict(state["ranker"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_adam(self.optimizer, state["optimizer"])
 
     def save_weights(self, path: str, about: dict[str, Any]) -> None:
         checkpoints.save_ranker(path, self.config, unwrap(self.ranker).state_dict(), about)
