@@ -17,11 +17,12 @@ from ranksr.train.world import World
 def labels(photograph: np.ndarray) -> Labels:
     """Sixteen locations of three methods whose metric is how dark they are made."""
     rows, values = [], []
+    places = pa.table({"image_id": ["astronaut"] * 16, "y": range(0, 512, 32), "x": [240] * 16})
     for number in range(16):
         patch = photograph[32 * number : 32 * number + 32, 240:272]
         rows.append([images.encode_png(np.ascontiguousarray(patch // divisor)) for divisor in (1, 3, 9)])
         values.append([1.0, 2.0, 3.0])
-    return Labels(("bright", "dim", "dark"), pa.chunked_array([rows]), (0, 1, 2), np.array(values), 0.0)
+    return Labels(("bright", "dim", "dark"), pa.chunked_array([rows]), (0, 1, 2), np.array(values), 0.0, places)
 
 
 @pytest.mark.parametrize("target", ["rank", "regression"])

@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
-from ranksr import checkpoints, images, losses, metrics
+from ranksr import checkpoints, losses
 from ranksr.config import RankerConfig
 from ranksr.data.feed import Batch
 from ranksr.data.labels import Labels
@@ -19,6 +18,7 @@ from ranksr.train.loop import (
     restore_adam,
     set_learning_rate,
 )
+from ranksr.train.ranker_report import score_locations, summarise
 from ranksr.train.world import World, unwrap
 
 
@@ -63,29 +63,13 @@ class RankerLearner:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """srocc: mean over locations of Spearman's rank correlation of label order and score order (paper 4.1);
-        pair_accuracy: over the pairs that carry information; score_distance: E|SR1 - SR2| (Table 5)."""
+        """srocc, pair_accuracy and score_distance of `ranker_report.summarise`, over the locations of all workers."""
         ranker = unwrap(self.ranker).eval()
         self.world.share_buffers(ranker)
-        sums = {"srocc": [0.0, 0], "pair_accuracy": [0.0, 0], "score_distance": [0.0, 0]}
-
-        def add(name: str, value: float) -> None:
-            if not np.isnan(value):
-                sums[name][0] += value
-                sums[name][1] += 1
-
-        for location in self.locations:
-            patches = [self.labels.patch(location, method) for method in range(len(self.labels.methods))]
-            stacked = torch.stack([images.to_tensor(patch) for patch in patches]).to(self.world.device)
-            scores = ranker.forward(stacked).cpu().numpy()
-            values = self.labels.values[location]
-            scored = ~np.isnan(values)
-            add("srocc", metrics.spearman(values[scored], scores[scored]))
-            for first, second in self.labels.pairs(location):
-                add("pair_accuracy", float((scores[first] - scores[second]) * (values[first] - values[second]) > 0))
-                add("score_distance", float(abs(scores[first] - scores[second])))
+        rows = score_locations(ranker, self.labels, self.locations, self.world.device)
         ranker.train()
-        return self.world.total({name: (total, count) for name, (total, count) in sums.items()})
+        found = summarise(self.world.gather(rows), self.labels.min_gap)
+        return {name: found[name] for name in ("srocc", "pair_accuracy", "score_distance")}
 
     def picture(self) -> None:
         return None

@@ -53,6 +53,10 @@ class World:
             for key, value in batch.items()
         }
 
+    def pin(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The batch where a GPU can fetch it while the host goes on."""
+        return {key: value.pin_memory() for key, value in batch.items()} if self.device.startswith("cuda") else batch
+
     @property
     def _layout(self) -> torch.memory_format:
         return torch.channels_last if self.compute.channels_last else torch.preserve_format
