@@ -1,6 +1,7 @@
 """SRLearner: weights decide what is built, and a resumed training is bit-equal to an uninterrupted one."""
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -36,11 +37,16 @@ def config(demo: Config) -> Config:
     return demo.with_overrides(SMALL)
 
 
-def learner(config: Config, name: str, judge: Judge = Judge("pirm", "none", None)) -> SRLearner:  # noqa: B008
+def learner(
+    config: Config,
+    name: str,
+    judge: Judge = Judge("pirm", "none", None),  # noqa: B008
+    world: World = World(),  # noqa: B008
+) -> SRLearner:
     torch.manual_seed(0)
     ranker = build_ranker(config.ranker) if config.methods[name].weights.rank_content else None
     return SRLearner(
-        config.methods[name], config.perceptual, config.discriminator, config.rank_content, judge, World(), None, ranker, []
+        config.methods[name], config.perceptual, config.discriminator, config.rank_content, judge, world, None, ranker, []
     )  # fmt: skip
 
 
@@ -247,3 +253,48 @@ def test_with_a_ma_model_pi_is_validated_and_images_without_a_score_are_left_out
     hr = np.ascontiguousarray(photograph[:48, :48])
     trained.validation = [(images.downscale(hr), hr)] * 3
     assert trained.validate() == {"niqe": 4.0, "psnr": 20.0, "pi": 3.0}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at it itself
+@pytest.mark.parametrize("key", ["channels_last", "fused_adam", "compile"])
+def test_a_key_of_speed_changes_losses_by_rounding_only(
+    config: Config, batch: Batch, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    captured = functools.partial(torch.compile, backend="eager")  # the graph and its guards, without a C++ compiler
+    monkeypatch.setattr(torch, "compile", captured)
+    plain = learner(config, "ranksrgan")
+    fast = learner(config, "ranksrgan", world=World(compute=Compute(**{key: True})))
+    assert fast.state()["generator"].keys() == plain.state()["generator"].keys()
+    for step in range(3):
+        expected, found = plain.update(batch, step), fast.update(batch, step)
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in expected.items()}, rel=1e-4
+        )
+
+
+def test_whether_adam_is_fused_is_the_choice_of_the_run_that_resumes(config: Config, batch: Batch) -> None:
+    plain, fused = (learner(config, "srgan", world=World(compute=Compute(fused_adam=on))) for on in (False, True))
+    plain.update(batch, step=0)
+    fused.restore(plain.state())
+    assert fused.optimizer.param_groups[0]["fused"] is True
+    expected, found = plain.update(batch, step=1), fused.update(batch, step=1)
+    assert float(found["discriminator"]) == pytest.approx(float(expected["discriminator"]), rel=1e-5)
+    plain.restore(fused.state())
+    assert not plain.discriminator_optimizer.param_groups[0]["fused"]
+    plain.update(batch, step=2)
+
+
+def test_under_bf16_networks_round_while_weights_losses_and_states_stay_float32(config: Config, batch: Batch) -> None:
+    plain = learner(config, "ranksrgan")
+    rounded = learner(config.with_overrides(["methods.ranksrgan.train.bf16=true"]), "ranksrgan")
+    seen = []
+    rounded.ranker.features[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    for step in range(2):
+        expected, found = plain.update(batch, step), rounded.update(batch, step)
+        assert all(value.dtype == torch.float32 for value in found.values())
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in expected.items()}, rel=0.05
+        )
+    assert set(seen) == {torch.bfloat16}
+    assert float(found["pixel"]) != float(expected["pixel"])
+    assert {value.dtype for value in tensors(rounded.state()).values()} == {torch.float32, torch.int64}
