@@ -1,0 +1,172 @@
+"""Training: SRGAN beside RankSRGAN, plain float32 eager beside our fast setting. Prints steps/s, memory and ratios.
+
+    python benchmarks/training.py [--json] [--steps N] [--fast channels_last,fused_adam,bf16,compile]
+
+On a CUDA GPU at the paper's setting: batch 8 of 296 px, 16 blocks, VGG19. On a CPU the same networks with batch 2 of
+96 px and one thread, timed by CPU time: the best step, since a busy machine slows the others. Photographs are those in
+scikit-image's wheel, cut into sub-images of 480 px; weights are random, which costs the same.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from ranksr import images
+from ranksr.config import Compute, Config, load_config
+from ranksr.data.feed import CropFeed, SubImages, prefetch
+from ranksr.data.score import Judge
+from ranksr.data.sources import read_photo
+from ranksr.models import build_ranker
+from ranksr.train.journal import Pace
+from ranksr.train.sr import SRLearner
+from ranksr.train.world import World
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PHOTOGRAPHS = ("astronaut", "coffee", "motorcycle_left")
+SUB_IMAGE_PX, LOADER_THREADS, PAPER_OVERHEAD = 480, 4, 1.18
+SETTINGS = {"cuda": {"batch": 8, "patch": 296, "steps": 50}, "cpu": {"batch": 2, "patch": 96, "steps": 8}}
+FAST = {"cuda": "channels_last,fused_adam,bf16,compile", "cpu": "channels_last,fused_adam"}
+WARM_UP = {"cuda": 10, "cpu": 2}
+
+
+def main() -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--steps", type=int, default=SETTINGS[device]["steps"], help="measured steps of each training")
+    parser.add_argument("--fast", default=FAST[device], help="the keys of the fast setting")
+    parser.add_argument("--one", nargs=2, metavar=("METHOD", "KEYS"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(device, args.one[0], set(filter(None, args.one[1].split(","))), args.steps)))
+        return
+    runs = {
+        f"{method}_{name}": in_own_process(method, keys, args.steps)
+        for method in ("srgan", "ranksrgan")
+        for name, keys in (("eager", ""), ("fast", args.fast))
+    }
+    result = {"device": device_name(device), **SETTINGS[device], "fast_keys": args.fast, **ratios(runs)}
+    result |= {"feed_steps_per_second": feed_rate(), "runs": runs}
+    print(json.dumps(result) if args.json else as_text(result))
+
+
+def device_name(device: str) -> str:
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), "CPU") + ", 1 thread"
+
+
+def in_own_process(method: str, keys: str, steps: int) -> dict[str, float]:
+    """`measure` in a fresh process: its peak of memory is that of this training alone."""
+    command = [sys.executable, __file__, "--one", method, keys, "--steps", str(steps)]
+    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+
+
+def measure(device: str, method: str, keys: set[str], steps: int) -> dict[str, float]:
+    """Rate, memory and data wait of one training."""
+    torch.set_num_threads(1)
+    setting, config = SETTINGS[device], bench_config(device, "bf16" in keys)
+    world = World(device=device, compute=Compute(**dict.fromkeys(keys - {"bf16"}, True)))
+    learner = make_learner(config, method, world)
+    feed = CropFeed(sub_images(), setting["patch"], seed=0)
+    warm_up = WARM_UP[device]
+
+    def make(step: int) -> dict[str, torch.Tensor]:
+        return world.pin(feed.batch(range(step * setting["batch"], (step + 1) * setting["batch"])))
+
+    pace, seconds = Pace(0, config.methods[method].train, world), []
+    for step, batch in enumerate(pace.timed(prefetch(make, range(warm_up + steps), LOADER_THREADS))):
+        if step == warm_up:
+            pace.read(step)
+        began = now(device)
+        learner.update(batch, step)
+        seconds.append(now(device) - began)
+    found = pace.read(warm_up + steps)
+    return {
+        "steps_per_second": 1 / min(seconds[warm_up:]),
+        "peak_memory_gib": found["memory_gib"],
+        "data_wait_fraction": found["data_wait_fraction"],
+    }
+
+
+def now(device: str) -> float:
+    if device == "cuda":
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.thread_time()
+
+
+def bench_config(device: str, bf16: bool) -> Config:
+    """The paper's networks and losses, with random features and no start."""
+    changes = [f"{{start: null, hr_patch_px: {SETTINGS[device]['patch']}, train: {{bf16: {str(bf16).lower()}}}}}"]
+    methods = [f"methods.{name}={change}" for name in ("srgan", "ranksrgan") for change in changes]
+    return load_config(ROOT / "configs" / "paper.yaml", ["perceptual.weights=random", *methods])
+
+
+def make_learner(config: Config, method: str, world: World) -> SRLearner:
+    torch.manual_seed(0)
+    chosen = config.methods[method]
+    ranker = build_ranker(config.ranker).eval() if chosen.weights.rank_content else None
+    judge = Judge("pirm", "published", None)
+    return SRLearner(
+        chosen, config.perceptual, config.discriminator, config.rank_content, judge, world, None, ranker, []
+    )
+
+
+def sub_images() -> SubImages:
+    """Sub-images of photographs as the stage `patches` cuts them, mirrored where a photograph is too small."""
+    rows = []
+    for name in PHOTOGRAPHS:
+        photo = read_photo(f"skimage:{name}")
+        tall = np.concatenate([photo, photo[::-1]])[:SUB_IMAGE_PX, :SUB_IMAGE_PX]
+        rows.append({"hr": images.encode_png(tall), "lr": images.encode_png(images.downscale(tall))})
+    return SubImages(pa.Table.from_pylist(rows))
+
+
+def feed_rate() -> float:
+    """Batches of the paper's size that the loader threads alone make in a second: the most a training could take."""
+    setting = SETTINGS["cuda"]
+    feed = CropFeed(sub_images(), setting["patch"], seed=0)
+    steps = 40
+    began = time.perf_counter()
+    for _ in prefetch(lambda step: feed.batch(range(step * 8, step * 8 + 8)), range(steps), LOADER_THREADS):
+        pass
+    return steps / (time.perf_counter() - began)
+
+
+def ratios(runs: dict[str, dict[str, float]]) -> dict[str, float]:
+    rate = {name: run["steps_per_second"] for name, run in runs.items()}
+    return {
+        "ranker_overhead": rate["srgan_eager"] / rate["ranksrgan_eager"],
+        "ranker_overhead_fast": rate["srgan_fast"] / rate["ranksrgan_fast"],
+        "fast_over_eager": rate["ranksrgan_fast"] / rate["ranksrgan_eager"],
+        "data_wait_fraction": runs["ranksrgan_fast"]["data_wait_fraction"],
+    }
+
+
+def as_text(result: dict[str, Any]) -> str:
+    lines = [f"{result['device']}; batch {result['batch']} of {result['patch']} px; fast: {result['fast_keys']}"]
+    lines += [f"{'':18s} {'steps/s':>8s} {'memory GiB':>11s} {'data wait':>10s}"]
+    for name, run in result["runs"].items():
+        rate, memory = f"{run['steps_per_second']:8.3f}", f"{run['peak_memory_gib']:11.2f}"
+        lines.append(f"{name:18s} {rate} {memory} {run['data_wait_fraction']:10.1%}")
+    lines.append(f"Ranker's overhead  {result['ranker_overhead']:.2f}x, fast {result['ranker_overhead_fast']:.2f}x")
+    lines[-1] += f" (paper: {PAPER_OVERHEAD}x)"
+    lines.append(f"fast over eager    {result['fast_over_eager']:.2f}x")
+    lines.append(
+        f"feed alone         {result['feed_steps_per_second']:.1f} steps/s of batch 8, 296 px, {LOADER_THREADS} threads"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
