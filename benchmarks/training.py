@@ -9,6 +9,7 @@ scikit-image's wheel, cut into sub-images of 480 px; weights are random, which c
 
 import argparse
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def main() -> None:
         for name, keys in (("eager", ""), ("fast", args.fast))
     }
     result = {"device": device_name(device), **SETTINGS[device], "fast_keys": args.fast, **ratios(runs)}
-    result |= {"feed_steps_per_second": feed_rate(), "runs": runs}
+    result |= {**feed_cost(), "runs": runs}
     print(json.dumps(result) if args.json else as_text(result))
 
 
@@ -132,15 +133,15 @@ def sub_images() -> SubImages:
     return SubImages(pa.Table.from_pylist(rows))
 
 
-def feed_rate() -> float:
-    """Batches of the paper's size that the loader threads alone make in a second: the most a training could take."""
-    setting = SETTINGS["cuda"]
-    feed = CropFeed(sub_images(), setting["patch"], seed=0)
+def feed_cost() -> dict[str, float]:
+    """The feed alone at the paper's setting: batches a second, the most a training could take, and their CPU time."""
+    batch, feed = SETTINGS["cuda"]["batch"], CropFeed(sub_images(), SETTINGS["cuda"]["patch"], seed=0)
     steps = 40
-    began = time.perf_counter()
-    for _ in prefetch(lambda step: feed.batch(range(step * 8, step * 8 + 8)), range(steps), LOADER_THREADS):
+    began, cpu = time.perf_counter(), time.process_time()
+    for _ in prefetch(lambda step: feed.batch(range(step * batch, (step + 1) * batch)), range(steps), LOADER_THREADS):
         pass
-    return steps / (time.perf_counter() - began)
+    rate, cost = steps / (time.perf_counter() - began), (time.process_time() - cpu) / steps
+    return {"feed_steps_per_second": rate, "feed_cpu_ms_per_step": 1000 * cost, "cores": os.cpu_count() or 1}
 
 
 def ratios(runs: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -163,7 +164,8 @@ def as_text(result: dict[str, Any]) -> str:
     lines[-1] += f" (paper: {PAPER_OVERHEAD}x)"
     lines.append(f"fast over eager    {result['fast_over_eager']:.2f}x")
     lines.append(
-        f"feed alone         {result['feed_steps_per_second']:.1f} steps/s of batch 8, 296 px, {LOADER_THREADS} threads"
+        f"feed alone         {result['feed_steps_per_second']:.1f} steps/s of batch 8, 296 px with {LOADER_THREADS} "
+        f"threads on {result['cores']} cores; {result['feed_cpu_ms_per_step']:.0f} ms of one core a step"
     )
     return "\n".join(lines)
 

@@ -225,6 +225,7 @@ class Compute(Section):
     """What a run uses. Not part of any fingerprint: another machine continues the same run."""
 
     num_workers: PositiveInt = 1
+    """They share each batch. Batch norm sees a worker's part of it; all else does not depend on their number."""
     cpus_per_worker: Annotated[float, pydantic.Field(gt=0)] = 1
     gpus_per_worker: NonNegative = 0
     threads_per_worker: PositiveInt = 1
