@@ -284,7 +284,10 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger().setLevel(logging.WARNING)  # Train logs every report there, past its own log level
     torch.set_num_threads(compute.threads_per_worker)
     torch.manual_seed(job.config.seed)  # the same initial weights on every worker, and in every run
-    world = World(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()), compute)
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collective calls on Python objects take the current one
+    world = World(context.get_world_rank(), context.get_world_size(), str(device), compute)
     copy = LocalCopy(place.folder, arguments["start"])
     try:
         learner, draw = job.build(world, copy)
