@@ -3,14 +3,15 @@
     python benchmarks/training.py [--json] [--steps N] [--fast channels_last,fused_adam,bf16,compile]
 
 On a CUDA GPU at the paper's setting: batch 8 of 296 px, 16 blocks, VGG19. On a CPU the same networks with batch 2 of
-96 px and one thread, timed by CPU time: the best step, since a busy machine slows the others. Photographs are those in
-scikit-image's wheel, cut into sub-images of 480 px; weights are random, which costs the same.
+96 px and one thread, timed by CPU time. Photographs are those in scikit-image's wheel, cut into sub-images of 480 px;
+weights are random, which costs the same.
 """
 
 import argparse
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import time
@@ -47,15 +48,16 @@ def main() -> None:
     parser.add_argument("--one", nargs=2, metavar=("METHOD", "KEYS"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(device, args.one[0], set(filter(None, args.one[1].split(","))), args.steps)))
+        print(json.dumps(measure(device, args.one[0], as_set(args.one[1]), args.steps)))
         return
-    runs = {
-        f"{method}_{name}": in_own_process(method, keys, args.steps)
-        for method in ("srgan", "ranksrgan")
-        for name, keys in (("eager", ""), ("fast", args.fast))
-    }
-    result = {"device": device_name(device), **SETTINGS[device], "fast_keys": args.fast, **ratios(runs)}
-    result |= {**feed_cost(), "runs": runs}
+    keys = {"eager": "", "fast": args.fast}
+    variants = {f"{method}_{name}": (method, keys[name]) for method in ("srgan", "ranksrgan") for name in keys}
+    runs = {name: in_own_process(*variant, args.steps) for name, variant in variants.items()}
+    times = step_times(device, variants, args.steps)
+    for name, run in runs.items():
+        run["steps_per_second"] = 1 / statistics.median(times[name])
+    result = {"device": device_name(device), **SETTINGS[device], "fast_keys": args.fast, **ratios(times)}
+    result |= {"data_wait_fraction": runs["ranksrgan_fast"]["data_wait_fraction"], **feed_cost(), "runs": runs}
     print(json.dumps(result) if args.json else as_text(result))
 
 
@@ -67,36 +69,44 @@ def device_name(device: str) -> str:
 
 
 def in_own_process(method: str, keys: str, steps: int) -> dict[str, float]:
-    """`measure` in a fresh process: its peak of memory is that of this training alone."""
+    """`measure` in a fresh process, whose peak of memory is that of this training alone."""
     command = [sys.executable, __file__, "--one", method, keys, "--steps", str(steps)]
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
 
 
 def measure(device: str, method: str, keys: set[str], steps: int) -> dict[str, float]:
-    """Rate, memory and data wait of one training."""
-    torch.set_num_threads(1)
-    setting, config = SETTINGS[device], bench_config(device, "bf16" in keys)
-    world = World(device=device, compute=Compute(**dict.fromkeys(keys - {"bf16"}, True)))
-    learner = make_learner(config, method, world)
-    feed = CropFeed(sub_images(), setting["patch"], seed=0)
-    warm_up = WARM_UP[device]
+    """Peak of memory and data wait of one training, fed as in a run."""
+    learner, feed = make_learner(device, method, keys)
+    batch_size, warm_up = SETTINGS[device]["batch"], WARM_UP[device]
 
     def make(step: int) -> dict[str, torch.Tensor]:
-        return world.pin(feed.batch(range(step * setting["batch"], (step + 1) * setting["batch"])))
+        return learner.world.pin(feed.batch(range(step * batch_size, (step + 1) * batch_size)))
 
-    pace, seconds = Pace(0, config.methods[method].train, world), []
+    pace = Pace(0, learner.method.train, learner.world)
     for step, batch in enumerate(pace.timed(prefetch(make, range(warm_up + steps), LOADER_THREADS))):
         if step == warm_up:
             pace.read(step)
-        began = now(device)
         learner.update(batch, step)
-        seconds.append(now(device) - began)
     found = pace.read(warm_up + steps)
-    return {
-        "steps_per_second": 1 / min(seconds[warm_up:]),
-        "peak_memory_gib": found["memory_gib"],
-        "data_wait_fraction": found["data_wait_fraction"],
-    }
+    return {"peak_memory_gib": found["memory_gib"], "data_wait_fraction": found["data_wait_fraction"]}
+
+
+def step_times(device: str, variants: dict[str, tuple[str, str]], steps: int) -> dict[str, list[float]]:
+    """Seconds of every step; the trainings take turns, so that what else the machine does meets all of them."""
+    trainings = {name: make_learner(device, method, as_set(keys)) for name, (method, keys) in variants.items()}
+    batch_size = SETTINGS[device]["batch"]
+    times: dict[str, list[float]] = {name: [] for name in variants}
+    for step in range(WARM_UP[device] + steps):
+        for name, (learner, feed) in trainings.items():
+            batch = feed.batch(range(step * batch_size, (step + 1) * batch_size))
+            began = now(device)
+            learner.update(batch, step)
+            times[name].append(now(device) - began)
+    return {name: found[WARM_UP[device] :] for name, found in times.items()}
+
+
+def as_set(keys: str) -> set[str]:
+    return set(filter(None, keys.split(",")))
 
 
 def now(device: str) -> float:
@@ -113,14 +123,17 @@ def bench_config(device: str, bf16: bool) -> Config:
     return load_config(ROOT / "configs" / "paper.yaml", ["perceptual.weights=random", *methods])
 
 
-def make_learner(config: Config, method: str, world: World) -> SRLearner:
+def make_learner(device: str, method: str, keys: set[str]) -> tuple[SRLearner, CropFeed]:
+    torch.set_num_threads(1)
     torch.manual_seed(0)
-    chosen = config.methods[method]
+    config = bench_config(device, "bf16" in keys)
+    world = World(device=device, compute=Compute(**dict.fromkeys(keys - {"bf16"}, True)))
+    chosen, judge = config.methods[method], Judge("pirm", "published", None)
     ranker = build_ranker(config.ranker).eval() if chosen.weights.rank_content else None
-    judge = Judge("pirm", "published", None)
-    return SRLearner(
+    learner = SRLearner(
         chosen, config.perceptual, config.discriminator, config.rank_content, judge, world, None, ranker, []
     )
+    return learner, CropFeed(sub_images(), chosen.hr_patch_px, seed=0)
 
 
 def sub_images() -> SubImages:
@@ -144,13 +157,16 @@ def feed_cost() -> dict[str, float]:
     return {"feed_steps_per_second": rate, "feed_cpu_ms_per_step": 1000 * cost, "cores": os.cpu_count() or 1}
 
 
-def ratios(runs: dict[str, dict[str, float]]) -> dict[str, float]:
-    rate = {name: run["steps_per_second"] for name, run in runs.items()}
+def ratios(times: dict[str, list[float]]) -> dict[str, float]:
+    """Medians of the ratios of steps that were made one after the other."""
+
+    def over(above: str, below: str) -> float:
+        return statistics.median(a / b for a, b in zip(times[above], times[below], strict=True))
+
     return {
-        "ranker_overhead": rate["srgan_eager"] / rate["ranksrgan_eager"],
-        "ranker_overhead_fast": rate["srgan_fast"] / rate["ranksrgan_fast"],
-        "fast_over_eager": rate["ranksrgan_fast"] / rate["ranksrgan_eager"],
-        "data_wait_fraction": runs["ranksrgan_fast"]["data_wait_fraction"],
+        "ranker_overhead": over("ranksrgan_eager", "srgan_eager"),
+        "ranker_overhead_fast": over("ranksrgan_fast", "srgan_fast"),
+        "fast_over_eager": over("ranksrgan_eager", "ranksrgan_fast"),
     }
 
 
