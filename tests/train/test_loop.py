@@ -67,7 +67,7 @@ def run(folder: pathlib.Path, learner: Line, training: Training = TRAINING) -> l
         return prefetch(lambda step: {"x": torch.full((2, 1), 1.0 + step)}, steps, threads=1)
 
     place = loop.Place("line", str(folder / "line"), str(folder / "tensorboard"), {"train.steps": 6})
-    loop.fit(learner, batches, training, COMPUTE, place, World(), reports.append)
+    loop.fit(learner, batches, training, place, World(compute=COMPUTE), reports.append)
     return reports
 
 

@@ -131,7 +131,7 @@ def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(
         trained.validate = lambda: {"psnr": 0.0}  # type: ignore[method-assign]
         trained.picture = lambda: None  # type: ignore[method-assign]
         place = loop.Place("ranksrgan", str(tmp_path / folder), str(tmp_path / "tensorboard" / folder))
-        loop.fit(trained, batches, training, compute, place, World(), lambda _: None)
+        loop.fit(trained, batches, training, place, World(compute=compute), lambda _: None)
         return trained
 
     whole = train("whole")

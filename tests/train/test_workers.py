@@ -12,7 +12,7 @@ import torch
 import torch.distributed
 
 from ranksr import images, storage
-from ranksr.config import load_config
+from ranksr.config import Compute, load_config
 from ranksr.data import sources
 from ranksr.data.feed import Batch, shard
 from ranksr.data.score import Judge
@@ -32,6 +32,7 @@ SMALL = [
     f"methods.ranksrgan.train={{steps: {STEPS}, batch_size: {BATCH}, validate_every_steps: 100, ema_decay: 0.5}}",
     "compute={log_every_steps: 1, checkpoint_every_steps: 10}",
 ]
+COMPUTE = Compute(log_every_steps=1, checkpoint_every_steps=10)
 NO_NORMALISATION = ["methods.ranksrgan.weights={pixel: 1, perceptual: 1, adversarial: 0, rank_content: 0}"]
 FAST = ["compute={channels_last: true, fused_adam: true, compile: true}", "methods.ranksrgan.train.bf16=true"]
 
@@ -55,7 +56,7 @@ def train(folder: str, world: World, overrides: list[str]) -> SRLearner:
             yield {"hr": torch.stack([images.to_tensor(patch) for patch in patches]), "lr": torch.stack(lr)}
 
     place = Place("ranksrgan", f"{folder}/ranksrgan", f"{folder}/tensorboard")
-    loop.fit(learner, batches, method.train, config.compute, place, world, lambda _: None)
+    loop.fit(learner, batches, method.train, place, world, lambda _: None)
     return learner
 
 
@@ -102,7 +103,7 @@ def losses(folder: pathlib.Path) -> dict[str, list[float]]:
 
 
 def test_two_workers_have_the_losses_of_one_where_nothing_normalises_over_the_batch(tmp_path: pathlib.Path) -> None:
-    train(str(tmp_path / "one"), World(), NO_NORMALISATION)
+    train(str(tmp_path / "one"), World(compute=COMPUTE), NO_NORMALISATION)
     two_workers(tmp_path / "two", NO_NORMALISATION)
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert set(one) == {"pixel", "perceptual", "learning_rate"}
@@ -124,7 +125,7 @@ def test_both_workers_have_the_same_networks_and_plain_names_in_their_checkpoint
     torch.manual_seed(1)
     step = tmp_path / "two" / "ranksrgan" / "checkpoints" / f"step_{STEPS:08d}.pt"
     state = torch.load(step, weights_only=True)["learner"]
-    resumed = train(str(tmp_path / "two"), World(), overrides[1:])
+    resumed = train(str(tmp_path / "two"), World(compute=COMPUTE), overrides[1:])
     for name, weights in first.items():
         assert set(state[name]) >= set(weights)
         assert all(

@@ -2,7 +2,7 @@
 
 Parquet cannot be mapped, so each split is written once as an uncompressed Arrow file into the temporary folder. Its
 PNGs stay PNGs: one of 480 px takes 6 ms of one core to decode, loader threads decode side by side, and raw pixels would
-take three times the room.
+take nearly twice the room.
 """
 
 import fcntl

@@ -303,7 +303,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
 
     try:
         stop = _watch(storage.join(place.folder, STOP_FILE)).is_set if world.is_first else lambda: False
-        validation = fit(learner, batches, job.training, compute, place, world, ray.train.report, stop)
+        validation = fit(learner, batches, job.training, place, world, ray.train.report, stop)
         return {**validation, **job.conclude(learner, place, world)}
     except NonFiniteLossError as error:
         # Starting again from the checkpoint would only meet it again: end as a result, not as a failure.

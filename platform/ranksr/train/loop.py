@@ -11,7 +11,7 @@ import torch
 
 from ranksr import metrics, storage
 from ranksr.checkpoints import Checkpoints
-from ranksr.config import Compute, Training
+from ranksr.config import Training
 from ranksr.data.feed import Batch
 from ranksr.train.journal import Journal, Pace, Place, pace_line
 from ranksr.train.world import World
@@ -109,7 +109,6 @@ def fit(
     learner: Learner,
     batches: Callable[[range], Iterator[Batch]],
     training: Training,
-    compute: Compute,
     place: Place,
     world: World,
     report: Callable[[dict[str, float]], None],
@@ -117,10 +116,10 @@ def fit(
 ) -> dict[str, float]:
     """Train until `training.steps`, from the last checkpoint if there is one; returns the last validation.
 
-    `batches(steps)` yields this worker's share of the batch of every step. `report` is called by every worker
-    after every validation. Leaves `weights.pt` in the stage's folder. Raises StopRequested, after the step in which
-    `stop()` became true on some worker and its checkpoint.
+    `batches(steps)` yields this worker's share of the batch of every step. Every worker calls `report` after every
+    validation. Leaves `weights.pt`. Raises StopRequested once `stop()` is true on some worker, after a checkpoint.
     """
+    compute = world.compute
     checkpoints = Checkpoints(storage.join(place.folder, "checkpoints"), compute.keep_checkpoints)
     step, best = _resume(learner, checkpoints, place, world)
     with contextlib.closing(Journal(place, step)) if world.is_first else contextlib.nullcontext() as journal:
