@@ -136,6 +136,11 @@ class Training(Section):
     milestones: tuple[PositiveInt, ...] = ()
     """Steps after which the learning rate is multiplied by `gamma`."""
     gamma: Fraction = 0.5
+    ema_decay: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    """Of the generator's exponential moving average, which is then what is validated and exported. 0: off."""
+    bf16: bool = False
+    """bfloat16 autocast of the networks; weights, losses and metrics stay float32. Here and not in `compute`, with
+    the other keys of speed, because three digits instead of seven change what is learned."""
     validate_every_steps: PositiveInt
     """The last step is always validated."""
     checkpoint: Literal["last", "best"] = "last"
@@ -220,11 +225,16 @@ class Compute(Section):
     """What a run uses. Not part of any fingerprint: another machine continues the same run."""
 
     num_workers: PositiveInt = 1
+    """They share each batch. Batch norm sees a worker's part of it; all else does not depend on their number."""
     cpus_per_worker: Annotated[float, pydantic.Field(gt=0)] = 1
     gpus_per_worker: NonNegative = 0
     threads_per_worker: PositiveInt = 1
     """Intra-op threads of torch in a training worker."""
     loader_threads: PositiveInt = 1
+    channels_last: bool = False
+    compile: bool = False
+    """torch.compile of every network in training: needs a C++ compiler, and a minute at the start."""
+    fused_adam: bool = False
     upscale_actors: PositiveInt = 1
     gpus_per_upscaler: NonNegative = 0
     log_every_steps: PositiveInt = 100

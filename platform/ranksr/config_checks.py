@@ -12,6 +12,28 @@ def check(config: "Config", scale: int) -> None:
     """Raise ValueError naming the keys that do not fit together. `scale`: the magnification of every generator."""
     _check_methods(config)
     _check_sizes(config, scale)
+    _check_held_out(config)
+    if config.ranker.train.ema_decay:
+        raise ValueError(
+            f"ranker.train.ema_decay={config.ranker.train.ema_decay}: only generators are averaged; set it to 0"
+        )
+
+
+def _check_held_out(config: "Config") -> None:
+    """Validation images are cut from data.hr and choose the best weights: a test set must not be among them."""
+    for key, trained in (("data.hr", config.data.hr), ("rank_dataset.hr", config.rank_dataset.hr)):
+        for test_set in config.test_sets:
+            if trained and (shared := _photographs(trained) & _photographs(test_set.hr)):
+                raise ValueError(
+                    f"{key} and the test set {test_set.name} share {', '.join(sorted(shared))}: nothing that is "
+                    "trained or validated on may be tested on; take other photographs for one of them"
+                )
+
+
+def _photographs(source: str) -> set[str]:
+    """What can be told apart without looking: the names of the wheel's photographs, or the folder."""
+    wheel, separator, names = source.partition("skimage:")
+    return set(names.split(",")) if separator and not wheel else {source.rstrip("/")}
 
 
 def _check_methods(config: "Config") -> None:

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from ranksr import images, storage
+from ranksr import images
 from ranksr.data import feed, patches
 from ranksr.data.labels import Labels
 
@@ -29,8 +29,7 @@ def store(tmp_path: pathlib.Path, photograph: np.ndarray) -> feed.SubImages:
                 "lr": images.encode_png(lr),
             }
         )
-    storage.write_table(str(tmp_path / "part-0.parquet"), pa.Table.from_pylist(rows, schema=patches.SCHEMA))
-    return feed.SubImages(str(tmp_path), "train")
+    return feed.SubImages(pa.Table.from_pylist(rows, schema=patches.SCHEMA))
 
 
 def test_two_workers_together_take_the_samples_of_one() -> None:
@@ -79,8 +78,9 @@ def test_an_error_of_a_loader_thread_reaches_the_training() -> None:
 def labels(photograph: np.ndarray) -> Labels:
     """Three locations of three methods: one ordered, one tied but for one method, one without scores."""
     patch = images.encode_png(np.ascontiguousarray(photograph[:32, :32]))
+    places = pa.table({"image_id": ["1", "2", "3"], "y": [0] * 3, "x": [0] * 3})
     values = np.array([[3.0, 2.0, 1.0], [5.0, 5.0, 4.0], [np.nan, 2.0, np.nan]])
-    return Labels(("a", "b", "c"), pa.chunked_array([[[patch] * 3] * 3]), (0, 1, 2), values, min_gap=0.0)
+    return Labels(("a", "b", "c"), pa.chunked_array([[[patch] * 3] * 3]), (0, 1, 2), values, 0.0, places)
 
 
 def test_ties_and_missing_scores_make_no_pair(labels: Labels) -> None:

@@ -9,6 +9,7 @@ import pytest
 from ranksr import images, storage
 from ranksr.config import Config
 from ranksr.data import labels, rank_dataset
+from ranksr.data.local_copy import read_parts
 
 
 @pytest.fixture
@@ -42,7 +43,11 @@ def read(folder: str, demo: Config, split: str, *overrides: str) -> labels.Label
     for override in overrides:
         key, value = override.split("=")
         ranker = ranker.model_copy(update={key: float(value) if key == "min_gap" else value})
-    return labels.read_labels(folder, ranker, split)
+    return labels.derive_labels(split_of(folder, split), ranker)
+
+
+def split_of(folder: str, split: str) -> pa.Table:
+    return pa.concat_tables(read_parts(folder, split))
 
 
 def test_niqe_is_lower_is_better_as_it_stands(folder: str, demo: Config) -> None:
@@ -74,7 +79,7 @@ def test_a_patch_without_a_score_is_no_label(folder: str, demo: Config) -> None:
 
 def test_methods_are_chosen_when_it_is_read(folder: str, demo: Config) -> None:
     ranker = demo.ranker.model_copy(update={"methods": ("hr", "a")})
-    seen = labels.read_labels(folder, ranker, "train")
+    seen = labels.derive_labels(split_of(folder, "train"), ranker)
     assert seen.values.tolist() == [[3, 6], [3, 4]]
     assert seen.columns == (2, 0)
 

@@ -3,6 +3,7 @@
 import pathlib
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -42,6 +43,12 @@ class Line:
     def validate(self) -> dict[str, float]:
         return {"psnr": -abs(float(self.network.weight.detach()) - 0.75)}
 
+    def observe(self) -> dict[str, torch.Tensor]:
+        return {"gradient_norm": loop.gradient_norm(self.network)}
+
+    def picture(self) -> np.ndarray | None:
+        return np.zeros((4, 16, 3), np.uint8)
+
     def state(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
 
@@ -59,8 +66,8 @@ def run(folder: pathlib.Path, learner: Line, training: Training = TRAINING) -> l
     def batches(steps: range):
         return prefetch(lambda step: {"x": torch.full((2, 1), 1.0 + step)}, steps, threads=1)
 
-    place = loop.Place("line", str(folder / "line"), str(folder / "tensorboard"))
-    loop.fit(learner, batches, training, COMPUTE, place, World(), reports.append)
+    place = loop.Place("line", str(folder / "line"), str(folder / "tensorboard"), {"train.steps": 6})
+    loop.fit(learner, batches, training, place, World(compute=COMPUTE), reports.append)
     return reports
 
 
@@ -109,7 +116,7 @@ def test_the_best_of_a_metric_that_is_not_validated_is_refused(tmp_path: pathlib
 def test_a_term_that_is_not_finite_is_named_before_the_step() -> None:
     terms = {"pixel": torch.tensor(1.0), "adversarial": torch.tensor(float("nan"))}
     with pytest.raises(loop.NonFiniteLossError, match="adversarial is not finite at step 8"):
-        loop.check_finite(terms, step=7)
+        loop.check_finite(terms, 7, World())
 
 
 def test_a_finished_training_is_not_trained_again(tmp_path: pathlib.Path) -> None:
@@ -121,8 +128,17 @@ def test_a_finished_training_is_not_trained_again(tmp_path: pathlib.Path) -> Non
 
 def test_the_event_file_reads_back_with_one_value_a_step(tmp_path: pathlib.Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import plugin_data_pb2
 
     run(tmp_path, Line())
     events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert set(events.Tags()["scalars"]) == {"train/square", "train/learning_rate", "val/psnr"}
+    speed = ("steps_per_second", "images_per_second", "data_wait_fraction", "memory_gib", "seconds_left")
+    trained = {"train/square", "train/learning_rate", "train/gradient_norm"}
+    assert set(events.Tags()["scalars"]) == {*trained, "val/psnr", *(f"speed/{name}" for name in speed)}
     assert [event.step for event in events.Scalars("val/psnr")] == [2, 4, 6]
+    assert [event.step for event in events.Images("val/lr_bicubic_sr_hr")] == [2, 4, 6]
+    assert "custom_scalars__config__" in events.Tags()["tensors"]
+    hparams = plugin_data_pb2.HParamsPluginData.FromString(
+        events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
+    ).session_start_info.hparams
+    assert hparams["train.steps"].number_value == 6

@@ -1,14 +1,18 @@
 """RankerLearner: learns an order it can see, for every target."""
 
+import pathlib
+
 import numpy as np
 import pyarrow as pa
 import pytest
 import torch
 
-from ranksr import images
+from ranksr import images, storage
 from ranksr.config import Config
 from ranksr.data.feed import PairFeed
 from ranksr.data.labels import Labels
+from ranksr.train.journal import Place
+from ranksr.train.launch import RankerJob
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.world import World
 
@@ -17,11 +21,12 @@ from ranksr.train.world import World
 def labels(photograph: np.ndarray) -> Labels:
     """Sixteen locations of three methods whose metric is how dark they are made."""
     rows, values = [], []
+    places = pa.table({"image_id": ["astronaut"] * 16, "y": range(0, 512, 32), "x": [240] * 16})
     for number in range(16):
         patch = photograph[32 * number : 32 * number + 32, 240:272]
         rows.append([images.encode_png(np.ascontiguousarray(patch // divisor)) for divisor in (1, 3, 9)])
         values.append([1.0, 2.0, 3.0])
-    return Labels(("bright", "dim", "dark"), pa.chunked_array([rows]), (0, 1, 2), np.array(values), 0.0)
+    return Labels(("bright", "dim", "dark"), pa.chunked_array([rows]), (0, 1, 2), np.array(values), 0.0, places)
 
 
 @pytest.mark.parametrize("target", ["rank", "regression"])
@@ -57,3 +62,22 @@ def test_every_step_says_how_many_pairs_are_in_wrong_order(demo: Config, labels:
     terms = learner.update(PairFeed(labels, seed=0).batch(range(8)), 0)
     assert set(terms) == {"margin_ranking", "pair_error"}
     assert 0 <= float(terms["pair_error"]) <= 1
+
+
+def test_a_finished_ranker_leaves_its_scores_of_every_validation_location(
+    demo: Config, labels: Labels, tmp_path: pathlib.Path
+) -> None:
+    config = demo.with_overrides(["ranker.features=4", "ranker.min_gap=1.5"])
+    learner = RankerLearner(config.ranker, labels, [0], World())
+    learner.save_weights(str(tmp_path / "weights.pt"), {})
+    found = RankerJob(config, "").conclude(learner, Place("ranker", str(tmp_path), ""), World())
+    rows = storage.read_table(str(tmp_path / "ranker_scores.parquet")).to_pylist()
+    assert [(row["image_id"], row["y"], row["x"]) for row in rows] == [("astronaut", 32 * n, 240) for n in range(16)]
+    assert rows[5]["methods"] == ["bright", "dim", "dark"]
+    assert rows[5]["values"] == [1, 2, 3]
+    patch = images.to_tensor(labels.patch(5, 2))[None]
+    with torch.no_grad():
+        assert rows[5]["scores"][2] == pytest.approx(float(learner.ranker.eval()(patch)), abs=1e-5)
+    summary = found["every_validation_location"]
+    assert summary["locations"] == 16
+    assert set(summary["pair_accuracy_of"]) == {"bright, dark"}  # the others are closer than the gap

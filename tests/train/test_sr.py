@@ -1,16 +1,20 @@
 """SRLearner: weights decide what is built, and a resumed training is bit-equal to an uninterrupted one."""
 
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from ranksr import images
+from ranksr import checkpoints, images
 from ranksr.config import Compute, Config
 from ranksr.data.feed import Batch, shard
 from ranksr.data.score import Judge
+from ranksr.metrics.scores import Score, unscorable
 from ranksr.models import build_ranker
 from ranksr.train import loop
 from ranksr.train.sr import SRLearner
@@ -33,11 +37,16 @@ def config(demo: Config) -> Config:
     return demo.with_overrides(SMALL)
 
 
-def learner(config: Config, name: str, judge: Judge = Judge("pirm", "none", None)) -> SRLearner:  # noqa: B008
+def learner(
+    config: Config,
+    name: str,
+    judge: Judge = Judge("pirm", "none", None),  # noqa: B008
+    world: World = World(),  # noqa: B008
+) -> SRLearner:
     torch.manual_seed(0)
     ranker = build_ranker(config.ranker) if config.methods[name].weights.rank_content else None
     return SRLearner(
-        config.methods[name], config.perceptual, config.discriminator, config.rank_content, judge, World(), None, ranker, []
+        config.methods[name], config.perceptual, config.discriminator, config.rank_content, judge, world, None, ranker, []
     )  # fmt: skip
 
 
@@ -105,7 +114,9 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(config: Config, batch: 
 def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(
     config: Config, batch: Batch, tmp_path: pathlib.Path
 ) -> None:
-    training = config.methods["ranksrgan"].train.model_copy(update={"steps": 6, "validate_every_steps": 100})
+    changes = ["train.steps=6", "train.validate_every_steps=100", "train.ema_decay=0.5"]
+    config = config.with_overrides([f"methods.ranksrgan.{change}" for change in changes])
+    training = config.methods["ranksrgan"].train
     compute = Compute(checkpoint_every_steps=2, log_every_steps=100)
 
     def train(folder: str, dies_at: int | None = None) -> SRLearner:
@@ -118,17 +129,97 @@ def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(
 
         trained = learner(config, "ranksrgan")
         trained.validate = lambda: {"psnr": 0.0}  # type: ignore[method-assign]
+        trained.picture = lambda: None  # type: ignore[method-assign]
         place = loop.Place("ranksrgan", str(tmp_path / folder), str(tmp_path / "tensorboard" / folder))
-        loop.fit(trained, batches, training, compute, place, World(), lambda _: None)
+        loop.fit(trained, batches, training, place, World(compute=compute), lambda _: None)
         return trained
 
     whole = train("whole")
     with pytest.raises(KeyboardInterrupt):
         train("killed", dies_at=5)
     resumed = train("killed")
+    expected, found = tensors(whole.state()), tensors(resumed.state())
+    assert {name.split("/")[0] for name in expected} == {
+        "generator", "average", "optimizer", "discriminator", "discriminator_optimizer"
+    }  # fmt: skip
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+def tensors(state: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a nested state, by its path."""
+    if isinstance(state, torch.Tensor):
+        return {name: state}
+    if not isinstance(state, dict):
+        return {}
+    return {
+        path: tensor
+        for key, value in state.items()
+        for path, tensor in tensors(value, f"{name}/{key}".lstrip("/")).items()
+    }
+
+
+def test_the_average_of_the_generator_is_what_is_exported_and_validated(
+    config: Config, batch: Batch, tmp_path: pathlib.Path
+) -> None:
+    trained = learner(config.with_overrides(["methods.srresnet.train.ema_decay=0.75"]), "srresnet")
+    expected = [weight.detach().clone() for weight in trained.generator.parameters()]
+    for step in range(2):
+        trained.update(batch, step)
+        expected = [
+            0.75 * mean + 0.25 * w.detach() for mean, w in zip(expected, trained.generator.parameters(), strict=True)
+        ]
+    trained.save_weights(str(tmp_path / "weights.pt"), {})
+    exported = checkpoints.load_generator(str(tmp_path / "weights.pt"))
+    for mean, weight, own in zip(expected, exported.parameters(), trained.generator.parameters(), strict=True):
+        torch.testing.assert_close(mean, weight)
+        assert not torch.equal(weight, own)
+    lr = images.to_image(batch["lr"][0])
+    with torch.no_grad():
+        assert np.array_equal(trained._upscale(lr), images.to_image(exported(images.to_tensor(lr)[None])[0]))
+
+
+def test_averaging_does_not_change_the_training(config: Config, batch: Batch) -> None:
+    plain, averaged = (
+        learner(config.with_overrides([f"methods.srgan.train.ema_decay={decay}"]), "srgan") for decay in (0, 0.9)
+    )
+    for step in range(2):
+        plain.update(batch, step)
+        averaged.update(batch, step)
     for name in ("generator", "discriminator"):
-        for a, b in zip(whole.state()[name].values(), resumed.state()[name].values(), strict=True):
-            assert torch.equal(a, b)
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(plain.state()[name].values(), averaged.state()[name].values(), strict=True)
+        )
+
+
+def test_a_logged_step_shows_gradient_norms_and_the_ranking_score_of_the_fakes(config: Config, batch: Batch) -> None:
+    trained = learner(config, "ranksrgan")
+    before = [weight.detach().clone() for weight in trained.generator.parameters()]
+    trained.update(batch, step=0)
+    seen = trained.observe()
+    assert set(seen) == {"gradient_norm_generator", "gradient_norm_discriminator", "ranking_score"}
+    by_hand = sum(float(weight.grad.square().sum()) for weight in trained.generator.parameters()) ** 0.5
+    assert float(seen["gradient_norm_generator"]) == pytest.approx(by_hand, rel=1e-5)
+    for weight, value in zip(trained.generator.parameters(), before, strict=True):
+        weight.data.copy_(value)  # as the generator was when the images were made
+    with torch.no_grad():
+        assert float(seen["ranking_score"]) == pytest.approx(
+            float(trained.ranker(trained.generator(batch["lr"])).mean()), rel=1e-4
+        )
+
+
+def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side(config: Config, photograph: np.ndarray) -> None:
+    trained = learner(config, "srresnet")
+    assert trained.picture() is None
+    hr = np.ascontiguousarray(photograph[:240, :200])
+    trained.validation = [(images.downscale(hr), hr)]
+    strip = trained.picture()
+    assert strip.shape == (192, 4 * 192, 3)
+    assert np.array_equal(strip[:, 3 * 192 :], hr[24:216, 4:196])
+    assert np.array_equal(strip[:, 192 : 2 * 192], images.upscale_bicubic(images.downscale(hr))[24:216, 4:196])
+    assert (strip[:4, :4] == strip[0, 0]).all()  # one LR pixel
+    assert trained.generator.training
 
 
 def test_validation_scores_sr_images_with_the_scoring_engine(
@@ -144,3 +235,66 @@ def test_validation_scores_sr_images_with_the_scoring_engine(
     values = trained.validate()
     assert set(values) == {"niqe", "psnr"}
     assert all(np.isfinite(value) for value in values.values())
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed(Judge):
+    """Gives every image the same scores but for one that has none."""
+
+    def score(self, pictures: Any, names: Any, references: Any = None) -> list[dict[str, Score]]:
+        scored = {name: Score({"niqe": 4.0, "psnr": 20.0, "pi": 3.0}[name]) for name in names}
+        return [scored] * (len(pictures) - 1) + [{name: unscorable("too small") for name in names}]
+
+
+def test_with_a_ma_model_pi_is_validated_and_images_without_a_score_are_left_out(
+    config: Config, photograph: np.ndarray
+) -> None:
+    trained = learner(config, "srresnet", Fixed("pirm", "niqe", "ma"))
+    hr = np.ascontiguousarray(photograph[:48, :48])
+    trained.validation = [(images.downscale(hr), hr)] * 3
+    assert trained.validate() == {"niqe": 4.0, "psnr": 20.0, "pi": 3.0}
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at it itself
+@pytest.mark.parametrize("key", ["channels_last", "fused_adam", "compile"])
+def test_a_key_of_speed_changes_losses_by_rounding_only(
+    config: Config, batch: Batch, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    captured = functools.partial(torch.compile, backend="eager")  # the graph and its guards, without a C++ compiler
+    monkeypatch.setattr(torch, "compile", captured)
+    plain = learner(config, "ranksrgan")
+    fast = learner(config, "ranksrgan", world=World(compute=Compute(**{key: True})))
+    assert fast.state()["generator"].keys() == plain.state()["generator"].keys()
+    for step in range(3):
+        expected, found = plain.update(batch, step), fast.update(batch, step)
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in expected.items()}, rel=1e-4
+        )
+
+
+def test_whether_adam_is_fused_is_the_choice_of_the_run_that_resumes(config: Config, batch: Batch) -> None:
+    plain, fused = (learner(config, "srgan", world=World(compute=Compute(fused_adam=on))) for on in (False, True))
+    plain.update(batch, step=0)
+    fused.restore(plain.state())
+    assert fused.optimizer.param_groups[0]["fused"] is True
+    expected, found = plain.update(batch, step=1), fused.update(batch, step=1)
+    assert float(found["discriminator"]) == pytest.approx(float(expected["discriminator"]), rel=1e-5)
+    plain.restore(fused.state())
+    assert not plain.discriminator_optimizer.param_groups[0]["fused"]
+    plain.update(batch, step=2)
+
+
+def test_under_bf16_networks_round_while_weights_losses_and_states_stay_float32(config: Config, batch: Batch) -> None:
+    plain = learner(config, "ranksrgan")
+    rounded = learner(config.with_overrides(["methods.ranksrgan.train.bf16=true"]), "ranksrgan")
+    seen = []
+    rounded.ranker.features[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    for step in range(2):
+        expected, found = plain.update(batch, step), rounded.update(batch, step)
+        assert all(value.dtype == torch.float32 for value in found.values())
+        assert {name: float(value) for name, value in found.items()} == pytest.approx(
+            {name: float(value) for name, value in expected.items()}, rel=0.05
+        )
+    assert set(seen) == {torch.bfloat16}
+    assert float(found["pixel"]) != float(expected["pixel"])
+    assert {value.dtype for value in tensors(rounded.state()).values()} == {torch.float32, torch.int64}

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from ranksr import images, storage
+from ranksr import images
 from ranksr.config import SCALE
 from ranksr.data.labels import Labels
 
@@ -24,11 +24,9 @@ T = TypeVar("T")
 
 
 class SubImages:
-    """The LR and HR sub-images of one split, kept as PNG in memory and decoded when drawn."""
+    """LR and HR sub-images, columns of PNGs that are decoded when drawn."""
 
-    def __init__(self, folder: str, split: str) -> None:
-        table = storage.read_table(folder)
-        table = table.filter(pa.compute.equal(table["split"], split))
+    def __init__(self, table: pa.Table) -> None:
         self._lr, self._hr = table["lr"], table["hr"]
 
     def __len__(self) -> int:

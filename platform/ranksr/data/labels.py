@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ranksr import images, metrics, storage
+from ranksr import images, metrics
 from ranksr.config import RankerConfig
 
 
@@ -28,6 +28,8 @@ class Labels:
     values: np.ndarray
     """(L, M) label metric, lower is better, NaN where a patch has no score."""
     min_gap: float
+    places: pa.Table
+    """image_id, y and x of every location."""
 
     def patch(self, location: int, method: int) -> np.ndarray:
         """uint8 HWC RGB."""
@@ -43,10 +45,8 @@ class Labels:
         ]
 
 
-def read_labels(folder: str, ranker: RankerConfig, split: str) -> Labels:
-    """Read the train or val split and derive what this Ranker is to learn."""
-    table = storage.read_table(folder)
-    table = table.filter(pc.equal(table["split"], split))
+def derive_labels(table: pa.Table, ranker: RankerConfig) -> Labels:
+    """What this Ranker is to learn from the rows of one split of a rank dataset."""
     stored = table["methods"][0].as_py() if len(table) else list(ranker.methods)
     columns = tuple(stored.index(name) for name in ranker.methods)
     raw = {name: raw_values(table, name, len(stored)) for name in raw_columns(ranker.metric)}
@@ -54,7 +54,8 @@ def read_labels(folder: str, ranker: RankerConfig, split: str) -> Labels:
     if ranker.target == "method" and len(table):
         # The label is the method: each location has the methods' mean scores instead of its own.
         values = np.where(np.isnan(values), np.nan, np.nanmean(values, axis=0))
-    return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap)
+    places = table.select(["image_id", "y", "x"])
+    return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap, places)
 
 
 def raw_columns(metric: str) -> tuple[str, ...]:

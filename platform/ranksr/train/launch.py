@@ -1,12 +1,17 @@
 """Starts a training as Ray Train workers; the only file of `train` that knows Ray."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
+import signal
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
@@ -17,13 +22,16 @@ from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.train.torch import TorchTrainer
 
-from ranksr import checkpoints, progress
+from ranksr import checkpoints, progress, storage
 from ranksr.config import Compute, Config, UserError
 from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages, prefetch, shard
-from ranksr.data.labels import read_labels
+from ranksr.data.labels import derive_labels
+from ranksr.data.local_copy import LocalCopy
 from ranksr.data.parts import LEAST_CPU_SHARE
 from ranksr.data.score import Judge
-from ranksr.train.loop import Learner, NonFiniteLossError, Place, fit
+from ranksr.train import ranker_report
+from ranksr.train.journal import Place
+from ranksr.train.loop import Learner, NonFiniteLossError, StopRequested, fit
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.sr import SRLearner
 from ranksr.train.world import World
@@ -32,6 +40,9 @@ log = logging.getLogger(__name__)
 
 AUTOSCALER_ANSWERS_WITHIN_SECONDS = 60
 """It looks every 5 s; at the start of a cluster it may not be there yet."""
+STOP_FILE = "stop_requested"
+"""In a stage's folder: what its workers see of a SIGTERM to the driver."""
+LOOK_FOR_STOP_SECONDS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +60,16 @@ class SRJob:
     def training(self) -> Any:
         return self.config.methods[self.method].train
 
-    def build(self, world: World) -> tuple[Learner, Callable[[range], Batch]]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Dotted keys without the method's own name, so that methods can be compared."""
+        chosen = self.config.select(f"methods.{self.method}", "seed")
+        return {key.removeprefix(f"methods.{self.method}."): value for key, value in chosen.items()}
+
+    def build(self, world: World, copy: LocalCopy) -> tuple[Learner, Callable[[range], Batch]]:
         """The learner and the feed of one worker."""
         config, method = self.config, self.config.methods[self.method]
-        held_out = SubImages(self.patches, "val")
+        held_out = SubImages(copy.read(self.patches, "val"))
         chosen = evenly(len(held_out), config.validation.num_patches)[world.worker_rank :: world.num_workers]
         learner = SRLearner(
             method,
@@ -65,7 +82,11 @@ class SRJob:
             ranker=checkpoints.load_ranker(self.ranker) if self.ranker else None,
             validation=[held_out.pair(index) for index in chosen],
         )
-        return learner, CropFeed(SubImages(self.patches, "train"), method.hr_patch_px, config.seed).batch
+        return learner, CropFeed(SubImages(copy.read(self.patches, "train")), method.hr_patch_px, config.seed).batch
+
+    def conclude(self, learner: Learner, place: Place, world: World) -> dict[str, Any]:
+        """What else a finished training leaves: nothing."""
+        return {}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,20 +100,38 @@ class RankerJob:
     def training(self) -> Any:
         return self.config.ranker.train
 
-    def build(self, world: World) -> tuple[Learner, Callable[[range], Batch]]:
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {key.removeprefix("ranker."): value for key, value in self.config.select("ranker", "seed").items()}
+
+    def build(self, world: World, copy: LocalCopy) -> tuple[Learner, Callable[[range], Batch]]:
         """The learner and the feed of one worker."""
         ranker = self.config.ranker
-        held_out = read_labels(self.rank_dataset, ranker, "val")
+        held_out = derive_labels(copy.read(self.rank_dataset, "val"), ranker)
         chosen = evenly(len(held_out.values), self.config.validation.num_patches)[
             world.worker_rank :: world.num_workers
         ]
-        feed = PairFeed(read_labels(self.rank_dataset, ranker, "train"), self.config.seed)
+        feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), self.config.seed)
         if not len(feed):
             raise UserError(
                 f"{self.rank_dataset} has no training location whose methods differ on {ranker.metric} by more than "
                 f"ranker.min_gap={ranker.min_gap}: lower it, or rank_dataset.min_sigma, or use more photographs"
             )
         return RankerLearner(ranker, held_out, chosen, world), feed.batch
+
+    def conclude(self, learner: Learner, place: Place, world: World) -> dict[str, Any]:
+        """Write ranker_scores.parquet, the exported Ranker on every validation location; its summary."""
+        assert isinstance(learner, RankerLearner)
+        world.barrier()  # the first worker has written weights.pt
+        ranker = checkpoints.load_ranker(storage.join(place.folder, "weights.pt")).to(world.device)
+        own = range(world.worker_rank, len(learner.labels.values), world.num_workers)
+        rows = world.gather(ranker_report.score_locations(ranker, learner.labels, own, world.device))
+        if not world.is_first:
+            return {}
+        rows.sort(key=lambda row: (row["image_id"], row["y"], row["x"]))
+        table = pa.Table.from_pylist(rows, schema=ranker_report.SCHEMA)
+        storage.write_table(storage.join(place.folder, "ranker_scores.parquet"), table)
+        return {"every_validation_location": ranker_report.summarise(rows, self.config.ranker.min_gap)}
 
 
 def evenly(size: int, count: int) -> list[int]:
@@ -103,13 +142,18 @@ def evenly(size: int, count: int) -> list[int]:
 def train(job: SRJob | RankerJob, place: Place) -> dict[str, Any]:
     """Run a training to its end on `compute.num_workers` workers; returns its last validation.
 
-    A worker that dies is replaced, and all go on from the last checkpoint, `compute.max_failures` times.
+    A worker that dies is replaced, and all go on from the last checkpoint, `compute.max_failures` times. SIGTERM: the
+    workers finish their step and write a checkpoint, and this process exits with 143.
     """
     compute = job.config.compute
     require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": job, "place": place},
+        train_loop_config={
+            "job": job,
+            "place": dataclasses.replace(place, settings=job.settings),
+            "start": uuid.uuid4().hex[:8],
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.num_workers,
             use_gpu=compute.gpus_per_worker > 0,
@@ -128,7 +172,38 @@ def train(job: SRJob | RankerJob, place: Place) -> dict[str, Any]:
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    return trainer.fit().return_value
+    with _stopping_on_sigterm(place) as stopping:
+        results = trainer.fit().return_value
+    if stopping.is_set():
+        storage.delete(storage.join(place.folder, STOP_FILE))
+        log.warning("%s: stopped by SIGTERM %s; the same command continues", place.name, results.get("stopped", ""))
+        raise SystemExit(128 + signal.SIGTERM)
+    return results
+
+
+@contextlib.contextmanager
+def _stopping_on_sigterm(place: Place) -> Iterator[threading.Event]:
+    """Turns SIGTERM into a file that the first worker looks for; gives whether there was one.
+
+    `ray job stop` follows with SIGKILL after RAY_JOB_STOP_WAIT_TIME_S (3 s). Nothing is lost but the steps since the
+    last checkpoint; a longer wait saves them too.
+    """
+    asked, flag = threading.Event(), storage.join(place.folder, STOP_FILE)
+    storage.delete(flag)  # of a driver that was killed while it waited
+    if threading.current_thread() is not threading.main_thread():  # a Tune trial: its own driver stops it
+        yield asked
+        return
+
+    def ask(*_: Any) -> None:
+        asked.set()
+        log.warning("%s: SIGTERM; finishing the step and writing a checkpoint", place.name)
+        storage.write_bytes(flag, b"")
+
+    before = signal.signal(signal.SIGTERM, ask)
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def require_resources(compute: Compute, upscaling: bool = True) -> None:
@@ -209,17 +284,43 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     logging.getLogger().setLevel(logging.WARNING)  # Train logs every report there, past its own log level
     torch.set_num_threads(compute.threads_per_worker)
     torch.manual_seed(job.config.seed)  # the same initial weights on every worker, and in every run
-    world = World(context.get_world_rank(), context.get_world_size(), str(ray.train.torch.get_device()))
-    learner, draw = job.build(world)
+    device = ray.train.torch.get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # collective calls on Python objects take the current one
+    world = World(context.get_world_rank(), context.get_world_size(), str(device), compute)
+    copy = LocalCopy(place.folder, arguments["start"])
+    try:
+        learner, draw = job.build(world, copy)
+        world.barrier()
+    finally:
+        copy.remove()
 
     def batches(steps: range) -> Iterator[Batch]:
         take = functools.partial(
             shard, batch_size=job.training.batch_size, worker_rank=world.worker_rank, num_workers=world.num_workers
         )
-        return prefetch(lambda step: draw(take(step)), steps, compute.loader_threads)
+        return prefetch(lambda step: world.pin(draw(take(step))), steps, compute.loader_threads)
 
     try:
-        return fit(learner, batches, job.training, compute, place, world, ray.train.report)
+        stop = _watch(storage.join(place.folder, STOP_FILE)).is_set if world.is_first else lambda: False
+        validation = fit(learner, batches, job.training, place, world, ray.train.report, stop)
+        return {**validation, **job.conclude(learner, place, world)}
     except NonFiniteLossError as error:
         # Starting again from the checkpoint would only meet it again: end as a result, not as a failure.
         return {"error": str(error)}
+    except StopRequested as request:
+        return {"stopped": f"after step {request.step}, with a checkpoint"}
+
+
+def _watch(flag: str) -> threading.Event:
+    """Becomes set once the file `flag` exists. A thread looks, so that the training never waits for s3."""
+    seen = threading.Event()
+
+    def look() -> None:
+        while not seen.wait(LOOK_FOR_STOP_SECONDS):
+            with contextlib.suppress(OSError):  # looked for again
+                if storage.exists(flag):
+                    seen.set()
+
+    threading.Thread(target=look, daemon=True, name="stop").start()
+    return seen

@@ -1,19 +1,19 @@
 """The one training loop. Its only variable part is the learner: "update the weights on this batch"."""
 
-import dataclasses
+import contextlib
 import logging
 import math
-import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+import numpy as np
 import torch
-from tensorboardX import SummaryWriter
 
 from ranksr import metrics, storage
 from ranksr.checkpoints import Checkpoints
-from ranksr.config import Compute, Training
+from ranksr.config import Training
 from ranksr.data.feed import Batch
+from ranksr.train.journal import Journal, Pace, Place, pace_line
 from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
@@ -29,8 +29,16 @@ class Learner(Protocol):
         """One optimiser step; the loss terms as they were weighted, detached."""
         ...
 
+    def observe(self) -> dict[str, torch.Tensor]:
+        """What else is shown of the last update on logged steps: gradient norms, ranking score."""
+        ...
+
     def validate(self) -> dict[str, float]:
         """Metrics on the validation images, the same on every worker."""
+        ...
+
+    def picture(self) -> np.ndarray | None:
+        """A validation image to look at, uint8 HWC RGB, from the first worker."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -40,18 +48,16 @@ class Learner(Protocol):
     def save_weights(self, path: str, about: dict[str, Any]) -> None: ...
 
 
-@dataclasses.dataclass(frozen=True)
-class Place:
-    """Where one training writes."""
-
-    name: str
-    folder: str
-    """<stage>: checkpoints/, metrics.jsonl, weights.pt."""
-    tensorboard: str
-
-
 class NonFiniteLossError(RuntimeError):
     """A loss term became NaN or infinite; the last checkpoint is still good."""
+
+
+class StopRequested(Exception):
+    """The training was asked to stop, and has written a checkpoint."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(step)
+        self.step = step
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -64,18 +70,33 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
-def make_adam(network: torch.nn.Module, training: Training) -> torch.optim.Adam:
+def make_adam(network: torch.nn.Module, training: Training, fused: bool = False) -> torch.optim.Adam:
     return torch.optim.Adam(
         network.parameters(),
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
         weight_decay=training.weight_decay,
+        fused=fused or None,
     )
 
 
-def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:
-    """Raise NonFiniteLossError, before an optimiser step, naming the term. One wait for the device."""
-    finite = torch.isfinite(torch.stack([term.detach() for term in terms.values()]))
+def restore_adam(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """Load a saved state; whether Adam is fused is this run's own choice, not the file's."""
+    groups = [{**group, "fused": optimizer.defaults["fused"]} for group in state["param_groups"]]
+    optimizer.load_state_dict({**state, "param_groups": groups})
+
+
+def gradient_norm(network: torch.nn.Module) -> torch.Tensor:
+    """L2 norm of the gradients that the last update left."""
+    return torch.nn.utils.get_total_norm([weight.grad for weight in network.parameters() if weight.grad is not None])
+
+
+def check_finite(terms: dict[str, torch.Tensor], step: int, world: World) -> None:
+    """Raise NonFiniteLossError, before an optimiser step, naming the term. One wait for the device.
+
+    On every worker when it happens on one: the others would wait for its gradients for ever.
+    """
+    finite = world.all(torch.isfinite(torch.stack([term.detach() for term in terms.values()])))
     if not bool(finite.all()):
         broken = [name for name, good in zip(terms, finite.tolist(), strict=True) if not good]
         raise NonFiniteLossError(
@@ -84,84 +105,89 @@ def check_finite(terms: dict[str, torch.Tensor], step: int) -> None:
         )
 
 
-class Journal:
-    """metrics.jsonl and TensorBoard of one stage, written by the first worker.
-
-    Rows after the step that a run resumes from are dropped, so that each step appears once.
-    """
-
-    def __init__(self, place: Place, start_step: int) -> None:
-        self._path = storage.join(place.folder, "metrics.jsonl")
-        self.rows = [row for row in storage.read_jsonl(self._path) if row["step"] <= start_step]
-        self._board = SummaryWriter(place.tensorboard, purge_step=start_step + 1 if start_step else None)
-
-    def add(self, step: int, split: str, values: dict[str, float]) -> None:
-        self.rows.append({"step": step, "split": split, **values})
-        for tag, value in values.items():
-            if math.isfinite(value):
-                self._board.add_scalar(f"{split}/{tag}", value, step)
-
-    def save(self) -> None:
-        storage.write_jsonl(self._path, self.rows)
-        self._board.flush()
-
-    def close(self) -> None:
-        self.save()
-        self._board.close()
-
-
 def fit(
     learner: Learner,
     batches: Callable[[range], Iterator[Batch]],
     training: Training,
-    compute: Compute,
     place: Place,
     world: World,
     report: Callable[[dict[str, float]], None],
+    stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, float]:
     """Train until `training.steps`, from the last checkpoint if there is one; returns the last validation.
 
-    `batches(steps)` yields this worker's share of the batch of every step. `report` is called by every worker
-    after every validation. Leaves `weights.pt` in the stage's folder.
+    `batches(steps)` yields this worker's share of the batch of every step. Every worker calls `report` after every
+    validation. Leaves `weights.pt`. Raises StopRequested once `stop()` is true on some worker, after a checkpoint.
     """
+    compute = world.compute
     checkpoints = Checkpoints(storage.join(place.folder, "checkpoints"), compute.keep_checkpoints)
-    step, best = _resume(learner, checkpoints, place)
-    journal = Journal(place, step) if world.is_first else None
-    speed = Speed(step)
-    validation: dict[str, float] = {}
-    for batch in batches(range(step, training.steps)):
-        terms = learner.update(batch, step)
-        step += 1
-        if step % compute.log_every_steps == 0:
-            losses = world.mean({name: float(value) for name, value in terms.items()})
-            if journal:
-                journal.add(step, "train", {**losses, "learning_rate": learning_rate(training, step - 1)})
-                log.info("%s", speed.line(place.name, step, training, losses))
-        last = step == training.steps
-        if last or step % training.validate_every_steps == 0:
-            validation = learner.validate()
-            best = keep_best(learner, training, validation, step, best, place, world)
-            if journal:
-                journal.add(step, "val", validation)
-                log.info("%s: validation at step %d: %s", place.name, step, _listed(validation))
-            report({"step": step, **validation})
-        if world.is_first and journal and (last or step % compute.checkpoint_every_steps == 0):
-            journal.save()
-            checkpoints.save(step, {"step": step, "best": best, "learner": learner.state()})
-    if journal:
-        journal.close()
+    step, best = _resume(learner, checkpoints, place, world)
+    with contextlib.closing(Journal(place, step)) if world.is_first else contextlib.nullcontext() as journal:
+        pace = Pace(step, training, world)
+        for batch in pace.timed(batches(range(step, training.steps))):
+            terms = learner.update(batch, step)
+            step += 1
+            if step % compute.log_every_steps == 0:
+                _log(learner, terms, step, training, pace, journal, place, world)
+            last = step == training.steps
+            with pace.paused():
+                if last or step % training.validate_every_steps == 0:
+                    values = _validate(learner, step, journal, place)
+                    best = keep_best(learner, training, values, step, best, place, world)
+                    report({"step": step, **values})
+                stopped = not last and world.any(stop())
+                if journal and (last or stopped or step % compute.checkpoint_every_steps == 0):
+                    journal.save()
+                    checkpoints.save(step, {"step": step, "best": best, "learner": learner.state()})
+            if stopped:
+                raise StopRequested(step)
+        if journal is None:
+            return {}
         _choose(learner, training, step, best, journal.rows, place)
-        validation = {key: value for key, value in journal.rows[-1].items() if key not in ("step", "split")}
-    return validation
+        return {key: value for key, value in journal.rows[-1].items() if key not in ("step", "split")}
 
 
-def _resume(learner: Learner, checkpoints: Checkpoints, place: Place) -> tuple[int, dict[str, Any] | None]:
+def _log(
+    learner: Learner,
+    terms: dict[str, torch.Tensor],
+    step: int,
+    training: Training,
+    pace: Pace,
+    journal: Journal | None,
+    place: Place,
+    world: World,
+) -> None:
+    losses, seen = (
+        world.mean({name: float(value) for name, value in each.items()}) for each in (terms, learner.observe())
+    )
+    if journal:
+        rates = pace.read(step)
+        journal.add(step, "train", {**losses, "learning_rate": learning_rate(training, step - 1)})
+        journal.show(step, "train", seen)
+        journal.show(step, "speed", rates)
+        log.info("%s: step %d/%d  %s  %s", place.name, step, training.steps, _listed(losses), pace_line(rates))
+
+
+def _validate(learner: Learner, step: int, journal: Journal | None, place: Place) -> dict[str, float]:
+    values = learner.validate()
+    if journal:
+        journal.add(step, "val", values)
+        if (picture := learner.picture()) is not None:
+            journal.picture(step, picture)
+        log.info("%s: validation at step %d: %s", place.name, step, _listed(values))
+    return values
+
+
+def _resume(
+    learner: Learner, checkpoints: Checkpoints, place: Place, world: World
+) -> tuple[int, dict[str, Any] | None]:
     """Steps done and the best validation so far, with the learner as it was then; (0, None) at the start."""
     state = checkpoints.load_last()
     if state is None:
         return 0, None
     learner.restore(state["learner"])
-    log.info("%s: continues from the checkpoint of step %d", place.name, state["step"])
+    if world.is_first:
+        log.info("%s: continues from the checkpoint of step %d", place.name, state["step"])
     return state["step"], state["best"]
 
 
@@ -201,20 +227,3 @@ def _choose(
 
 def _listed(values: dict[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-
-
-class Speed:
-    """Rates and time left for the progress line."""
-
-    def __init__(self, step: int) -> None:
-        self._step, self._time = step, time.monotonic()
-
-    def line(self, name: str, step: int, training: Training, losses: dict[str, float]) -> str:
-        now = time.monotonic()
-        rate = (step - self._step) / max(now - self._time, 1e-9)
-        self._step, self._time = step, now
-        left = (training.steps - step) / rate
-        return (
-            f"{name}: step {step}/{training.steps}  {_listed(losses)}  {rate:.2f} step/s  "
-            f"{rate * training.batch_size:.1f} images/s  {left:.0f} s left"
-        )

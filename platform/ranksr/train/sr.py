@@ -1,5 +1,6 @@
 """SRLearner: trains a generator. The weights of the loss terms decide the method."""
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,12 +9,22 @@ import torch
 from torch import nn
 
 from ranksr import checkpoints, images, losses
-from ranksr.config import Discriminator, Method, Perceptual, RankContent
+from ranksr.config import SCALE, Discriminator, Method, Perceptual, RankContent
 from ranksr.data.feed import Batch
 from ranksr.data.score import Judge
 from ranksr.models import build_discriminator, build_features, build_generator
-from ranksr.train.loop import check_finite, learning_rate, make_adam, set_learning_rate
+from ranksr.train.loop import (
+    check_finite,
+    gradient_norm,
+    learning_rate,
+    make_adam,
+    restore_adam,
+    set_learning_rate,
+)
 from ranksr.train.world import World, unwrap
+
+PICTURE_PX = 192
+"""HR side of what TensorBoard shows of the first validation image, from its middle."""
 
 
 class SRLearner:
@@ -41,25 +52,39 @@ class SRLearner:
         generator = build_generator(method.generator)
         if start is not None:
             generator.load_state_dict(start)
+        fused = world.compute.fused_adam
+        self.average = copy.deepcopy(generator).requires_grad_(False).eval() if method.train.ema_decay else None
+        if self.average is not None:
+            self.average.to(world.device)
         self.generator = world.wrap(generator)
-        self.optimizer = make_adam(self.generator, method.train)
-        self.features = build_features(perceptual).to(world.device) if weights.perceptual else None
+        self.optimizer = make_adam(self.generator, method.train, fused)
+        self.features = world.place(build_features(perceptual)) if weights.perceptual else None
         self.discriminator, self.discriminator_optimizer, self.ranker = None, None, None
         if weights.adversarial:
             self.discriminator = world.wrap(build_discriminator(discriminator, method.hr_patch_px))
-            self.discriminator_optimizer = make_adam(self.discriminator, method.train)
+            self.discriminator_optimizer = make_adam(self.discriminator, method.train, fused)
         if weights.rank_content:
             assert ranker is not None
             # The authors' code leaves the frozen Ranker in train mode: batch norm by the statistics of the fakes.
-            self.ranker = ranker.to(world.device).train(rank_content.ranker_bn == "batch").requires_grad_(False)
+            self.ranker = world.place(ranker).train(rank_content.ranker_bn == "batch").requires_grad_(False)
+        self._ranking_scores: torch.Tensor | None = None
+
+    @property
+    def exported(self) -> nn.Module:
+        """The generator that is validated and handed on: the moving average where there is one."""
+        return unwrap(self.generator) if self.average is None else self.average
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         """One step of the generator, then one of the discriminator on the same images."""
-        lr, hr = (batch[key].to(self.world.device, non_blocking=True) for key in ("lr", "hr"))
-        sr = self.generator(lr)
-        terms = self._generator_terms(sr, hr)
-        check_finite(terms, step)
+        batch = self.world.move(batch)
+        hr = batch["hr"]
+        with self.world.autocast(self.method.train.bf16):
+            sr = self.generator(batch["lr"]).float()
+            terms = self._generator_terms(sr, hr)
+        check_finite(terms, step, self.world)
         _step(self.optimizer, sum(terms.values()), learning_rate(self.method.train, step))
+        if self.average is not None:
+            update_average(self.average, unwrap(self.generator), self.method.train.ema_decay)
         logged = {name: term.detach() for name, term in terms.items()}
         if self.discriminator is not None:
             logged |= self._update_discriminator(sr.detach(), hr, step)
@@ -81,9 +106,11 @@ class SRLearner:
                 critic(sr), real, self.method.adversarial
             )
         if self.ranker is not None:
+            scores = self.ranker(sr)
             terms["rank_content"] = weights.rank_content * losses.rank_content(
-                self.ranker(sr), self.rank_content.reduction, self.world.num_workers
+                scores, self.rank_content.reduction, self.world.num_workers
             )
+            self._ranking_scores = scores.detach()
         return terms
 
     def _update_discriminator(self, sr: torch.Tensor, hr: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
@@ -91,31 +118,64 @@ class SRLearner:
         assert self.discriminator_optimizer is not None
         unwrap(self.discriminator).requires_grad_(True)
         # Real and fake apart, as in the paper's code: batch norm sees each with its own statistics.
-        real, fake = self.discriminator(hr), self.discriminator(sr)
-        loss = losses.adversarial_discriminator(real, fake, self.method.adversarial)
-        check_finite({"discriminator": loss}, step)
+        with self.world.autocast(self.method.train.bf16):
+            real, fake = self.discriminator(hr), self.discriminator(sr)
+            loss = losses.adversarial_discriminator(real, fake, self.method.adversarial)
+        check_finite({"discriminator": loss}, step, self.world)
         _step(self.discriminator_optimizer, loss, learning_rate(self.method.train, step))
         return {
             "discriminator": loss.detach(),
-            "d_real": real.detach().sigmoid().mean(),
-            "d_fake": fake.detach().sigmoid().mean(),
+            "d_real": real.detach().float().sigmoid().mean(),
+            "d_fake": fake.detach().float().sigmoid().mean(),
         }
+
+    def observe(self) -> dict[str, torch.Tensor]:
+        """Gradient norms of the last update, and the Ranker's mean score of its images."""
+        seen = {"gradient_norm_generator": gradient_norm(self.generator)}
+        if self.discriminator is not None:
+            seen["gradient_norm_discriminator"] = gradient_norm(self.discriminator)
+        if self._ranking_scores is not None:
+            seen["ranking_score"] = self._ranking_scores.float().mean()
+        return seen
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean NIQE and PSNR over the validation sub-images; those without a score are left out of the mean."""
-        generator = unwrap(self.generator).eval()
-        sums = {"niqe": (0.0, 0), "psnr": (0.0, 0)}
-        for lr, hr in self.validation:
-            sr = images.to_image(generator(images.to_tensor(lr)[None].to(self.world.device))[0])
-            for name, score in self.judge.score([sr], tuple(sums), [hr])[0].items():
+        """Mean NIQE, PSNR and, with a Ma model, PI over the validation sub-images; those without a score are left out
+        of the mean."""
+        sums = {"niqe": (0.0, 0), "psnr": (0.0, 0)} | ({"pi": (0.0, 0)} if self.judge.ma_model else {})
+        pictures = [self._upscale(lr) for lr, _ in self.validation]
+        for scores in self.judge.score(pictures, tuple(sums), [hr for _, hr in self.validation]) if pictures else []:
+            for name, score in scores.items():
                 if score.reason is None:
                     sums[name] = (sums[name][0] + score.value, sums[name][1] + 1)
-        generator.train()
         return self.world.total(sums)
+
+    def _upscale(self, lr: np.ndarray) -> np.ndarray:
+        """The SR image, uint8 HWC RGB; in float32 and not compiled, since sizes vary."""
+        generator = self.exported.eval()
+        sr = images.to_image(generator.forward(images.to_tensor(lr)[None].to(self.world.device))[0])
+        if self.average is None:
+            generator.train()
+        return sr
+
+    @torch.no_grad()
+    def picture(self) -> np.ndarray | None:
+        """LR (enlarged without interpolation), bicubic, SR and HR of a validation image, side by side."""
+        if not self.validation:
+            return None
+        lr, hr = self.validation[0]
+        y, x = (max(0, (side - PICTURE_PX // SCALE) // 2) for side in lr.shape[:2])
+        large = lr.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
+        strip = [
+            image[y * SCALE : y * SCALE + PICTURE_PX, x * SCALE : x * SCALE + PICTURE_PX]
+            for image in (large, images.upscale_bicubic(lr), self._upscale(lr), hr)
+        ]
+        return np.concatenate(strip, axis=1)
 
     def state(self) -> dict[str, Any]:
         state = {"generator": unwrap(self.generator).state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.average is not None:
+            state["average"] = self.average.state_dict()
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             state["discriminator"] = unwrap(self.discriminator).state_dict()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
@@ -123,13 +183,21 @@ class SRLearner:
 
     def restore(self, state: dict[str, Any]) -> None:
         unwrap(self.generator).load_state_dict(state["generator"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        restore_adam(self.optimizer, state["optimizer"])
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             unwrap(self.discriminator).load_state_dict(state["discriminator"])
-            self.discriminator_optimizer.load_state_dict(state["discriminator_optimizer"])
+            restore_adam(self.discriminator_optimizer, state["discriminator_optimizer"])
 
     def save_weights(self, path: str, about: dict[str, Any]) -> None:
-        checkpoints.save_generator(path, self.method.generator, unwrap(self.generator).state_dict(), about)
+        checkpoints.save_generator(path, self.method.generator, self.exported.state_dict(), about)
+
+
+def update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """average = decay * average + (1 - decay) * network, weight by weight. Generators have no other state."""
+    lerp = torch.optim.swa_utils.get_ema_multi_avg_fn(decay)
+    lerp(list(average.parameters()), list(network.parameters()), None)
 
 
 def _step(optimizer: torch.optim.Optimizer, loss: Any, rate: float) -> None:

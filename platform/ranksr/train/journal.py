@@ -1,0 +1,151 @@
+"""What a training tells: metrics.jsonl and TensorBoard, and the rates of its progress line.
+
+TensorBoard shows each stage as a run of its own with the same tags: `train/` loss terms, learning rate, gradient norms;
+`val/` metrics and pictures; `speed/`. Its custom scalars lay NIQE and PSNR of all runs over each other (Figure 6).
+"""
+
+import contextlib
+import dataclasses
+import math
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+import tensorboardX.summary
+import torch
+
+from ranksr import storage
+from ranksr.config import Training
+from ranksr.train.world import World
+
+T = TypeVar("T")
+
+LAYOUT = {"Figure 6": {"NIQE": ["Multiline", ["val/niqe"]], "PSNR": ["Multiline", ["val/psnr"]]}}
+PICTURE = "val/lr_bicubic_sr_hr"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where one training writes."""
+
+    name: str
+    folder: str
+    """<stage>: checkpoints/, metrics.jsonl, weights.pt."""
+    tensorboard: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What TensorBoard lists as hyper-parameters, the same keys for the same things in every run."""
+
+
+class Journal:
+    """metrics.jsonl and TensorBoard of one stage, written by the first worker.
+
+    Rows after the step that a run resumes from are dropped, so that each step appears once.
+    """
+
+    def __init__(self, place: Place, start_step: int) -> None:
+        self._path, self._settings = storage.join(place.folder, "metrics.jsonl"), place.settings
+        self.rows = [row for row in storage.read_jsonl(self._path) if row["step"] <= start_step]
+        self._board = tensorboardX.SummaryWriter(place.tensorboard, purge_step=start_step + 1 if start_step else None)
+        self._board.add_custom_scalars(LAYOUT)
+        self._described = False
+
+    def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        """A row of metrics.jsonl, and the same in TensorBoard."""
+        self.rows.append({"step": step, "split": split, **values})
+        self.show(step, split, values)
+        if split == "val" and not self._described:
+            self._describe(values)
+
+    def show(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Scalars in TensorBoard alone, tagged `group/name`."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                self._board.add_scalar(f"{group}/{name}", value, step)
+
+    def picture(self, step: int, image: np.ndarray) -> None:
+        """A uint8 HWC RGB image in TensorBoard."""
+        self._board.add_image(PICTURE, image, step, dataformats="HWC")
+
+    def _describe(self, validation: Mapping[str, float]) -> None:
+        # Into this run's own file: SummaryWriter.add_hparams would open a second run beside it.
+        settings = {
+            key: value if isinstance(value, bool | int | float) else str(value) for key, value in self._settings.items()
+        }
+        for summary in tensorboardX.summary.hparams(settings, {f"val/{name}": 0 for name in validation}):
+            self._board.file_writer.add_summary(summary)
+        self._described = True
+
+    def save(self) -> None:
+        storage.write_jsonl(self._path, self.rows)
+        self._board.flush()
+
+    def close(self) -> None:
+        self.save()
+        self._board.close()
+
+
+class Pace:
+    """Rates between two progress lines, without the time of validations and checkpoints, and the time left."""
+
+    def __init__(self, step: int, training: Training, world: World) -> None:
+        self._training, self._world = training, world
+        self._first_step, self._begun = step, time.monotonic()
+        self._restart(step)
+
+    def _restart(self, step: int) -> None:
+        self._step, self._time, self._waited = step, time.monotonic(), 0.0
+
+    def timed(self, batches: Iterable[T]) -> Iterator[T]:
+        """The same batches; the time that the loop waits for them is counted."""
+        iterator = iter(batches)
+        while True:
+            start = time.monotonic()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.monotonic() - start
+            yield batch
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What happens inside is no part of the steps."""
+        start = time.monotonic()
+        yield
+        self._time += time.monotonic() - start
+
+    def read(self, step: int) -> dict[str, float]:
+        """Rates since the last reading, memory, and the time left at the average rate so far, validations included."""
+        now = time.monotonic()
+        seconds = max(now - self._time, 1e-9)
+        rate = (step - self._step) / seconds
+        values = {
+            "steps_per_second": rate,
+            "images_per_second": rate * self._training.batch_size,
+            "data_wait_fraction": self._waited / seconds,
+            "memory_gib": peak_memory_gib(self._world.device),
+            "seconds_left": (self._training.steps - step) * (now - self._begun) / (step - self._first_step),
+        }
+        self._restart(step)
+        return values
+
+
+def pace_line(values: Mapping[str, float]) -> str:
+    """What `Pace.read` gives, for the progress line."""
+    minutes, seconds = divmod(round(values["seconds_left"]), 60)
+    return (
+        f"{values['steps_per_second']:.2f} step/s  {values['images_per_second']:.1f} images/s  "
+        f"data wait {values['data_wait_fraction']:.1%}  memory {values['memory_gib']:.2f} GiB  "
+        f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d} left"
+    )
+
+
+def peak_memory_gib(device: str) -> float:
+    """The most that this process has had: of the GPU when it trains on one, else of main memory."""
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # KiB, on macOS bytes
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

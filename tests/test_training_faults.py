@@ -1,0 +1,247 @@
+"""What ends a training before its end, and that the same command then gives the weights of an undisturbed one.
+
+Run as a program, this file is the driver that the tests end: `test_training_faults.py FOLDER WORKERS [FAULT]`.
+"""
+
+import dataclasses
+import itertools
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from ranksr import checkpoints, images, metrics, pipeline, storage
+from ranksr.config import load_config
+from ranksr.data import patches, sources
+from ranksr.data.feed import Batch
+from ranksr.data.local_copy import LocalCopy
+from ranksr.data.score import Judge
+from ranksr.models import build_ranker
+from ranksr.runs import Run
+from ranksr.train import launch, loop
+from ranksr.train.journal import Place
+from ranksr.train.world import World
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+STEPS = 60
+CONFIG = [
+    *(f"methods.{name}=null" for name in ("srresnet", "srgan", "esrgan_psnr", "esrgan")),
+    "rank_dataset.methods=[bicubic]",
+    "ranker={methods: [bicubic, hr], features: 2}",
+    "evaluation.methods=[ranksrgan]",
+    "methods.ranksrgan={start: null, hr_patch_px: 32, generator: {features: 4, blocks: 1}}",
+    f"methods.ranksrgan.train={{steps: {STEPS}, validate_every_steps: 25, milestones: [15, 45], ema_decay: 0.9}}",
+    "perceptual.network=squeezenet",
+    "discriminator.features=2",
+    "validation.num_patches=3",
+    "compute={log_every_steps: 5, checkpoint_every_steps: 10, keep_checkpoints: 9, max_failures: 1}",
+]
+"""RankSRGAN with every term and an average, as small as can be."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Job(launch.SRJob):
+    """An SRJob in which the last worker meets a `fault` at a step, once for each folder."""
+
+    fault: tuple[str, int] | None = None
+    once: str = ""
+
+    def build(self, world: World, copy: LocalCopy) -> Any:
+        learner, draw = super().build(world, copy)
+        launch.LOOK_FOR_STOP_SECONDS = 0.1
+        mine = self.fault is not None and world.worker_rank == world.num_workers - 1
+        update = learner.update
+
+        def disturbed(batch: Any, step: int) -> Any:
+            if mine and step == self.fault[1] and not os.path.exists(self.once):
+                pathlib.Path(self.once).touch()
+                if self.fault[0] == "killed":
+                    os.kill(os.getpid(), signal.SIGKILL)
+                batch = {**batch, "hr": batch["hr"] * float("nan")}
+            time.sleep(0.03)  # so that there is time to be killed in
+            return update(batch, step)
+
+        learner.update = disturbed
+        return learner, draw
+
+
+def make_job(folder: pathlib.Path, num_workers: int, fault: tuple[str, int] | None = None) -> tuple[Job, Place]:
+    """The training on the inputs beside its `folder`."""
+    config = load_config(ROOT / "configs" / "demo.yaml", [*CONFIG, f"compute.num_workers={num_workers}"])
+    inputs = folder.parent / "inputs"
+    judge = Judge("pirm", str(inputs / "niqe.npz"), None)
+    job = Job(
+        config, "ranksrgan", str(inputs / "patches"), None, str(inputs / "ranker.pt"), judge, fault, f"{folder}.met"
+    )
+    return job, Place("ranksrgan", str(folder / "ranksrgan"), str(folder / "tensorboard"))
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder with the inputs of the training: sub-images, a NIQE model, a Ranker."""
+    folder = tmp_path_factory.mktemp("faults")
+    photograph, inputs = sources.read_photo("skimage:astronaut"), folder / "inputs"
+    rows = []
+    for number, (y, x) in enumerate(itertools.product((0, 150, 300), (0, 150, 300))):
+        hr = np.ascontiguousarray(photograph[y : y + 200, x : x + 200])
+        pngs = {"hr": images.encode_png(hr), "lr": images.encode_png(images.downscale(hr))}
+        rows.append({"image_id": str(number), "y": y, "x": x, "split": "val" if number > 5 else "train", **pngs})
+    table = pa.Table.from_pylist(rows, schema=patches.SCHEMA)
+    storage.write_table(str(inputs / "patches" / "part-0.parquet"), table)
+    metrics.save_niqe_model(metrics.fit_niqe_model([metrics.to_gray(photograph)]), str(inputs / "niqe.npz"))
+    torch.manual_seed(0)
+    ranker = make_job(folder / "any", 1)[0].config.ranker
+    checkpoints.save_ranker(str(inputs / "ranker.pt"), ranker, build_ranker(ranker).state_dict(), {})
+    return folder
+
+
+def alone(folder: pathlib.Path) -> None:
+    """The training in this process, without Ray."""
+    job, place = make_job(folder, 1)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    learner, draw = job.build(World(), LocalCopy(str(folder), "test"))
+    size = job.training.batch_size
+    world = World(compute=job.config.compute)
+
+    def batches(steps: range) -> Iterator[Batch]:
+        return (draw(range(step * size, step * size + size)) for step in steps)
+
+    loop.fit(learner, batches, job.training, place, world, lambda _: None)
+
+
+def command(folder: pathlib.Path, num_workers: int, *fault: str) -> list[str]:
+    return [sys.executable, __file__, str(folder), str(num_workers), *fault]
+
+
+def main(folder: str, num_workers: str, *fault: str) -> None:
+    """The driver: with 0 workers without Ray, else as a stage of the pipeline."""
+    from ranksr import progress
+
+    progress.log_to_stdout()
+    if num_workers == "0":
+        return alone(pathlib.Path(folder))
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=2**27)
+    kind, step = (*fault, "", "0")[:2]
+    job, place = make_job(pathlib.Path(folder), int(num_workers), (kind, int(step)) if kind else None)
+    stage = types.SimpleNamespace(name=place.name, folder=place.folder)
+    pipeline._train(types.SimpleNamespace(run=Run(folder)), stage, job)
+    return None
+
+
+def start(folder: pathlib.Path, arguments: list[str], until: str) -> subprocess.Popen[str]:
+    """The driver, once the file `until` is there and a random moment has passed."""
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 120
+    while not (folder / "ranksrgan" / until).exists():
+        if process.poll() is not None or time.monotonic() > end:
+            process.kill()
+            raise AssertionError(f"{until} was not written\n{process.stdout.read()[-3000:]}")
+        time.sleep(0.01)
+    time.sleep(random.SystemRandom().uniform(0, 0.4))
+    return process
+
+
+def final_state(folder: pathlib.Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the last checkpoint and of the exported weights, by its path."""
+    last = checkpoints.read(str(folder / "ranksrgan" / "checkpoints" / f"step_{STEPS:08d}.pt"))
+    return tensors({"last": last, "exported": checkpoints.read(str(folder / "ranksrgan" / "weights.pt"))})
+
+
+def tensors(state: Any, path: str = "") -> dict[str, torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return {path: state}
+    inner = state.items() if isinstance(state, dict) else ()
+    return {name: tensor for key, value in inner for name, tensor in tensors(value, f"{path}/{key}").items()}
+
+
+def assert_same_end(folder: pathlib.Path, undisturbed: pathlib.Path) -> None:
+    """Bit-equal networks, average and optimisers, and the same rows of metrics."""
+    found, expected = final_state(folder), final_state(undisturbed)
+    assert {name.split("/")[3] for name in expected if name.startswith("/last")} == {
+        "generator", "average", "optimizer", "discriminator", "discriminator_optimizer"
+    }  # fmt: skip
+    assert found.keys() == expected.keys()
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+    rows = [storage.read_jsonl(str(each / "ranksrgan" / "metrics.jsonl")) for each in (folder, undisturbed)]
+    assert rows[0] == rows[1]
+
+
+def test_kill_9_at_any_step_and_the_same_command_end_with_the_same_bits(here: pathlib.Path) -> None:
+    alone(here / "one")
+    process = start(here / "one killed", command(here / "one killed", 0), "checkpoints/step_00000020.pt")
+    process.kill()
+    assert "continues from" not in process.communicate()[0]
+    assert not (here / "one killed" / "ranksrgan" / "weights.pt").exists()
+    alone(here / "one killed")
+    assert_same_end(here / "one killed", here / "one")
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_two_workers_end_with_the_same_bits_after_sigterm_kill_9_and_the_death_of_a_worker(here: pathlib.Path) -> None:
+    folder, undisturbed = here / "two killed", here / "two"
+    subprocess.run(command(undisturbed, 2), check=True, capture_output=True, timeout=120)
+
+    process = start(folder, command(folder, 2), "checkpoints/step_00000010.pt")
+    process.terminate()
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 128 + signal.SIGTERM, said[-3000:]
+    assert "the same command continues" in said
+    step = int(said.split("stopped by SIGTERM after step ")[1].split(",")[0])
+    assert (folder / "ranksrgan" / "checkpoints" / f"step_{step:08d}.pt").exists()
+    assert not (folder / "ranksrgan" / launch.STOP_FILE).exists()
+
+    following = next(at for at in range(0, STEPS, 10) if at > step)
+    process = start(folder, command(folder, 2), f"checkpoints/step_{following:08d}.pt")
+    process.kill()
+    assert f"continues from the checkpoint of step {step}" in process.communicate()[0]
+    last = last_checkpoint(folder)
+    done = subprocess.run(
+        command(folder, 2, "killed", str(last + 3)), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert pathlib.Path(f"{folder}.met").exists()
+    assert done.stdout.count(f"continues from the checkpoint of step {last}") == 2  # the driver's start, the recovery
+    assert_same_end(folder, undisturbed)
+
+
+def last_checkpoint(folder: pathlib.Path) -> int:
+    """Once there is no newer one: the workers of a driver that was killed live on for a moment."""
+    steps, before = checkpoints.Checkpoints(str(folder / "ranksrgan" / "checkpoints"), 9).steps, None
+    while (found := steps()) != before:
+        before = found
+        time.sleep(1.5)
+    return found[-1]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_on_one_worker_ends_the_stage_and_keeps_the_last_checkpoint(
+    here: pathlib.Path,
+) -> None:
+    folder = here / "broken"
+    done = subprocess.run(
+        command(folder, 2, "not finite", "12"), capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1
+    assert "ranksrgan: loss term pixel, perceptual is not finite at step 13" in done.stderr
+    assert checkpoints.Checkpoints(str(folder / "ranksrgan" / "checkpoints"), 9).steps() == [10]
+    assert not (folder / "ranksrgan" / "weights.pt").exists()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,158 @@
+"""Two workers: the losses of one, the same networks on both; run as a program, this file is one worker."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.distributed
+
+from ranksr import images, storage
+from ranksr.config import Compute, load_config
+from ranksr.data import sources
+from ranksr.data.feed import Batch, shard
+from ranksr.data.score import Judge
+from ranksr.models import build_discriminator, build_ranker
+from ranksr.train import loop
+from ranksr.train.journal import Place
+from ranksr.train.sr import SRLearner
+from ranksr.train.world import World, unwrap
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+STEPS, BATCH = 20, 8
+SMALL = [
+    "perceptual.network=squeezenet",
+    "discriminator.features=4",
+    "ranker.features=4",
+    "methods.ranksrgan={start: null, hr_patch_px: 32, generator: {features: 8, blocks: 1}}",
+    f"methods.ranksrgan.train={{steps: {STEPS}, batch_size: {BATCH}, validate_every_steps: 100, ema_decay: 0.5}}",
+    "compute={log_every_steps: 1, checkpoint_every_steps: 10}",
+]
+COMPUTE = Compute(log_every_steps=1, checkpoint_every_steps=10)
+NO_NORMALISATION = ["methods.ranksrgan.weights={pixel: 1, perceptual: 1, adversarial: 0, rank_content: 0}"]
+FAST = ["compute={channels_last: true, fused_adam: true, compile: true}", "methods.ranksrgan.train.bf16=true"]
+
+
+def train(folder: str, world: World, overrides: list[str]) -> SRLearner:
+    """20 steps on patches of a photograph; losses of every step in `folder`."""
+    config = load_config(ROOT / "configs" / "demo.yaml", [*SMALL, *overrides])
+    method = config.methods["ranksrgan"]
+    torch.manual_seed(0)
+    ranker = build_ranker(config.ranker).eval() if method.weights.rank_content else None
+    learner = SRLearner(
+        method, config.perceptual, config.discriminator, config.rank_content, Judge("pirm", "none", None), world, None, ranker, []
+    )  # fmt: skip
+    photograph = sources.read_photo("skimage:astronaut")
+
+    def batches(steps: range) -> Iterator[Batch]:
+        for step in steps:
+            corners = [divmod(n * 37 % 196, 14) for n in shard(step, BATCH, world.worker_rank, world.num_workers)]
+            patches = [photograph[32 * y : 32 * y + 32, 32 * x : 32 * x + 32] for y, x in corners]
+            lr = [images.to_tensor(images.downscale(patch)) for patch in patches]
+            yield {"hr": torch.stack([images.to_tensor(patch) for patch in patches]), "lr": torch.stack(lr)}
+
+    place = Place("ranksrgan", f"{folder}/ranksrgan", f"{folder}/tensorboard")
+    loop.fit(learner, batches, method.train, place, world, lambda _: None)
+    return learner
+
+
+def main(folder: str, rank: str, overrides: str) -> None:
+    """One of two workers; leaves what the networks are in the end."""
+    if "compile: true" in overrides:
+        compile_ = torch.compile
+        torch.compile = lambda *a, **k: compile_(*a, **k, backend="eager")  # captures and guards, but needs no compiler
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=2)
+    changes = json.loads(overrides)
+    config = load_config(ROOT / "configs" / "demo.yaml", [*SMALL, *changes])
+    learner = train(folder, World(int(rank), 2, "cpu", config.compute), changes)
+    weights = {name: dict(unwrap(getattr(learner, name)).named_parameters()) for name in ("generator", "average")}
+    if learner.discriminator is not None:
+        weights["discriminator"] = dict(unwrap(learner.discriminator).named_parameters())
+    torch.save(weights, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def two_workers(folder: pathlib.Path, overrides: list[str]) -> list[dict[str, dict[str, torch.Tensor]]]:
+    """Train on two processes; the networks of each."""
+    folder.mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, str(folder), str(rank), json.dumps(overrides)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONWARNINGS": "error:Grad strides do not match"},
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def losses(folder: pathlib.Path) -> dict[str, list[float]]:
+    rows = storage.read_jsonl(str(folder / "ranksrgan" / "metrics.jsonl"))
+    rows = [row for row in rows if row["split"] == "train"]
+    assert len(rows) == STEPS
+    return {key: [row[key] for row in rows] for key in rows[0] if key not in ("step", "split")}
+
+
+def test_two_workers_have_the_losses_of_one_where_nothing_normalises_over_the_batch(tmp_path: pathlib.Path) -> None:
+    train(str(tmp_path / "one"), World(compute=COMPUTE), NO_NORMALISATION)
+    two_workers(tmp_path / "two", NO_NORMALISATION)
+    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    assert set(one) == {"pixel", "perceptual", "learning_rate"}
+    for name, values in one.items():
+        assert two[name] == pytest.approx(values, rel=1e-5, abs=1e-6)
+    assert len(set(one["pixel"])) == STEPS  # other images at every step
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overrides", [[], FAST], ids=["plain", "fast"])
+def test_both_workers_have_the_same_networks_and_plain_names_in_their_checkpoint(
+    tmp_path: pathlib.Path, overrides: list[str]
+) -> None:
+    first, second = two_workers(tmp_path / "two", overrides)
+    assert set(first) == {"generator", "average", "discriminator"}
+    for name, weights in first.items():
+        assert all(torch.equal(weight, second[name][key]) for key, weight in weights.items())
+    # Another number of workers, and none of the keys of speed, continue from it.
+    torch.manual_seed(1)
+    step = tmp_path / "two" / "ranksrgan" / "checkpoints" / f"step_{STEPS:08d}.pt"
+    state = torch.load(step, weights_only=True)["learner"]
+    resumed = train(str(tmp_path / "two"), World(compute=COMPUTE), overrides[1:])
+    for name, weights in first.items():
+        assert set(state[name]) >= set(weights)
+        assert all(
+            torch.equal(weight, value)
+            for weight, value in zip(weights.values(), unwrap(getattr(resumed, name)).parameters(), strict=True)
+        )
+
+
+@pytest.mark.parametrize(
+    "device",
+    ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")])],
+)  # fmt: skip
+def test_a_discriminator_runs_forward_twice_before_one_backward_under_ddp(tmp_path: pathlib.Path, device: str) -> None:
+    """pytorch#175024: synchronising batch-norm buffers in forward would change what autograd still needs."""
+    from ranksr.config import Discriminator
+
+    backend = "nccl" if device == "cuda" else "gloo"
+    torch.distributed.init_process_group(backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        network = World(0, 2, device).wrap(build_discriminator(Discriminator(features=4), 32))
+        real, fake = network(torch.rand(2, 3, 32, 32, device=device)), network(torch.rand(2, 3, 32, 32, device=device))
+        (real.mean() - fake.mean()).backward()
+        assert not network.forward_sync_buffers
+        assert all(weight.grad is not None for weight in network.parameters())
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
