@@ -270,8 +270,6 @@ def _set_environment(joins: bool) -> None:
     if not joins:
         # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-        # Ray's C++ side marks as errors what concerns its own developers; what concerns us comes as exceptions.
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
         # Its workers inherit our environment.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
 
