@@ -100,7 +100,9 @@ class Job:
 def efficiency(folder: pathlib.Path, hr: str, external: dict[str, str], judge: Judge) -> dict[str, Any]:
     """Seconds of both, patches per second, and whether their files are the same."""
     photos = sources.list_photos(hr)
-    given = {name: sources.match_images(name, path, photos, most_missing=1) for name, path in external.items()}
+    given = {
+        name: sources.match_images(name, path, photos, most_missing=len(photos)) for name, path in external.items()
+    }
     job = Job(photos, {**dict.fromkeys(given, "given"), "hr": "hr"}, given, judge)
     ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     ray.get(ray.remote(lambda: None).remote())

@@ -62,7 +62,7 @@ def test_too_many_bad_files_stop_the_run_by_name(
 ) -> None:
     folder = tmp_path / "stage"
     run(folder, ["a", "bad1", "c"])
-    with pytest.raises(UserError, match=r"1 of 3 images cannot be used \(/photos/bad1: bad name\)"):
+    with pytest.raises(UserError, match=r"1 of the 3 images read so far cannot be used \(/photos/bad1: bad name\)"):
         parts.collect(str(folder), on_bad, fraction)
     assert [path.name for path in folder.glob("part-*")] == ["part-00001.parquet"]  # mended files are looked at again
 

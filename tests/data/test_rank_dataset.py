@@ -191,12 +191,30 @@ def test_more_bad_files_may_be_allowed_afterwards_and_what_is_made_stays(
     for path in photographs.iterdir():
         (source / path.name).write_bytes(path.read_bytes())
     (source / "zero.png").write_bytes(b"")
-    with pytest.raises(UserError, match=r"1 of 4 images cannot be used \(.*zero.png: the file is empty\)"):
+    with pytest.raises(
+        UserError, match=r"1 of the 4 images read so far cannot be used \(.*zero.png: the file is empty\)"
+    ):
         make(tmp_path / "a", source, demo, judge, max_bad_fraction=0.1)
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("part-*")}
     assert list(kept) == ["part-00000.parquet"]
     assert make(tmp_path / "a", source, demo, judge, max_bad_fraction=0.3)["rows"] == 27
     assert (tmp_path / "a" / "part-00000.parquet").stat().st_mtime_ns == kept["part-00000.parquet"]
+
+
+@pytest.mark.ray
+def test_a_job_gives_up_when_too_many_files_are_bad(
+    ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
+) -> None:
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in range(60):
+        (source / f"{number:02d}.png").write_bytes(b"")
+    (source / "99.png").write_bytes((photographs / "coffee.png").read_bytes())
+    with pytest.raises(
+        UserError, match=r"\d+ of the \d+ images read so far cannot be used \(.*/00.png: the file is empty"
+    ):
+        make(tmp_path / "a", source, demo, judge, on_bad_image="fail")
+    assert len(list((tmp_path / "a").glob("part-*"))) < 28  # it did not look at all 31 parts
 
 
 @pytest.mark.ray

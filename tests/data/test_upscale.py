@@ -114,7 +114,7 @@ def test_missing_and_extra_images_are_named(
         (tmp_path / f"{name}.png").write_bytes(b"x")
     with pytest.raises(UserError, match=r"theirs: .* has no image of 1 of 3 photographs \(motorcycle_left\)"):
         sources.match_images("theirs", str(tmp_path), photos)
-    found = sources.match_images("theirs", str(tmp_path), photos, most_missing=0.5)
+    found = sources.match_images("theirs", str(tmp_path), photos, most_missing=1)
     assert sorted(found) == ["chelsea", "coffee"]
     assert "1 images of" in caplog.text
     assert "stranger" in caplog.text

@@ -23,7 +23,7 @@ import ray
 import ray.data
 
 from ranksr import storage
-from ranksr.config import UserError
+from ranksr.config import Data, UserError
 from ranksr.data.sources import Photo
 
 log = logging.getLogger(__name__)
@@ -109,8 +109,9 @@ def run_job(
     actors: Actors | None = None,
     given: Mapping[str, Mapping[str, str]] | None = None,
     unit: tuple[str, int] = ("rows", 1),
+    most_rejected: int = sys.maxsize,
 ) -> None:
-    """Make every missing part of `sink.folder`.
+    """Make every missing part of `sink.folder`, or those up to more than `most_rejected` bad files.
 
     `make` turns `{"part", "photos": [{"image_id", "path", "given"}]}` (enriched by `actors` first, if any) into the
     same with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}]) and `counts` ({name: int}).
@@ -146,6 +147,8 @@ def run_job(
     with _Progress(label, missing, *unit, quiet=context.enable_progress_bars) as progress:
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
             progress.add(batch)
+            if progress.rejected > most_rejected:
+                break  # `collect` will refuse them: better now than after hours
 
 
 def _name(part: int) -> str:
@@ -171,7 +174,7 @@ class _Progress:
     def __init__(self, label: str, num_images: int, unit: str, per_row: int, quiet: bool) -> None:
         self._label, self._num_images, self._unit, self._per_row, self._quiet = label, num_images, unit, per_row, quiet
         self._start = time.monotonic()
-        self._images = self._made = self._rejected = 0
+        self._images = self._made = self.rejected = 0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -192,7 +195,7 @@ class _Progress:
                 raise storage.StorageError(error) if away else UserError(error)
         self._images += sum(batch["images"].to_pylist())
         self._made += sum(batch["rows"].to_pylist()) * self._per_row
-        self._rejected += sum(batch["rejected"].to_pylist())
+        self.rejected += sum(batch["rejected"].to_pylist())
 
     def _run(self) -> None:
         while not self._stop.wait(SECONDS_PER_LINE):
@@ -205,8 +208,13 @@ class _Progress:
         log.info(
             "%s: images %d/%d, %s %d (%.1f/s), rejected %d, %s left",
             *(self._label, self._images, self._num_images, self._unit, self._made, self._made / seconds),
-            *(self._rejected, left),
+            *(self.rejected, left),
         )
+
+
+def most_rejected(data: Data, num_photos: int) -> int:
+    """So many bad files does a job meet before it gives up: enough to see what is wrong with them."""
+    return max(MOST_NAMED, 0 if data.on_bad_image == "fail" else int(data.max_bad_fraction * num_photos))
 
 
 def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]:
@@ -238,7 +246,7 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
                 storage.delete(storage.join(folder, name))
         worst = "; ".join(f"{entry['path']}: {entry['reason']}" for entry in rejected[:3])
         raise UserError(
-            f"{len(rejected)} of {images} images cannot be used ({worst}). Remove or mend them, "
+            f"{len(rejected)} of the {images} images read so far cannot be used ({worst}). Remove or mend them, "
             f"or set data.on_bad_image=skip and data.max_bad_fraction (now {on_bad}, {max_bad_fraction})"
         )
     rows = sum(footer.num_rows for footer in footers)

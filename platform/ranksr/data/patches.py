@@ -71,5 +71,6 @@ def write_patches(folder: str, data: Data, smallest_px: int, seed: int) -> dict[
     validation = sources.validation_ids(photos, data.val_fraction, seed)
     cut = _Cut(data.sub_image_px, data.sub_image_stride_px, smallest_px, validation)
     sink = parts.PartSink(folder, SCHEMA)
-    parts.run_job("patches", photos, data.images_per_part, cut, sink, unit=("sub-images", 1))
+    most = parts.most_rejected(data, len(photos))
+    parts.run_job("patches", photos, data.images_per_part, cut, sink, unit=("sub-images", 1), most_rejected=most)
     return parts.collect(folder, data.on_bad_image, data.max_bad_fraction)

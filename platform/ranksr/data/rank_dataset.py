@@ -157,8 +157,8 @@ def write_rank_dataset(
     methods = {**made.by, "hr": "hr"}  # every row holds the original too
     photos = sources.list_photos(data.hr)
     validation = sources.validation_ids(photos, data.val_fraction, seed)
-    most_missing = data.max_bad_fraction if data.on_bad_image == "skip" else 0
-    given = {name: sources.match_images(name, path, photos, most_missing) for name, path in made.folders.items()}
+    missing = 0 if data.on_bad_image == "fail" else int(data.max_bad_fraction * len(photos))
+    given = {name: sources.match_images(name, path, photos, missing) for name, path in made.folders.items()}
     parts.run_job(
         "rank_dataset",
         photos,
@@ -168,5 +168,6 @@ def write_rank_dataset(
         actors.of(methods, rules.patch_px),
         given,
         unit=("patches", len(methods)),
+        most_rejected=parts.most_rejected(data, len(photos)),
     )
     return parts.collect(folder, data.on_bad_image, data.max_bad_fraction)

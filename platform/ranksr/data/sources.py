@@ -72,18 +72,18 @@ def _walk(folder: str) -> list[tuple[str, int]]:
     return sorted(found)
 
 
-def match_images(what: str, folder: str, photos: list[Photo], most_missing: float = 0) -> dict[str, str]:
+def match_images(what: str, folder: str, photos: list[Photo], most_missing: int = 0) -> dict[str, str]:
     """image_id to the image that others made of the photograph: the one of the same name in `folder`.
 
     Images without a photograph are named in the log, and so are photographs without an image; UserError when these
-    are more than the fraction `most_missing`.
+    are more than `most_missing`.
     """
     found = {photo.image_id: photo.path for photo in list_photos(folder)}
     wanted = {photo.image_id for photo in photos}
     missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
     if extra:
         log.warning("%s: %d images of %s belong to no photograph: %s", what, len(extra), folder, _some(extra))
-    if len(missing) > most_missing * len(photos):
+    if len(missing) > most_missing:
         raise UserError(
             f"{what}: {folder} has no image of {len(missing)} of {len(photos)} photographs ({_some(missing)}): add "
             "them under the photographs' names, or leave these photographs out"

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Mapping
 
 import numpy as np
+import ray
 import torch
 
 from ranksr import checkpoints, images
@@ -110,13 +111,23 @@ def _read_given(what: str, given: Mapping[str, str], hr: np.ndarray, smaller: in
 
 @dataclasses.dataclass(frozen=True)
 class UpscaleActors:
-    """How many actors a job starts, and what each holds of a GPU."""
+    """How many actors a job starts (None: as suits the cluster as it is now), and what each holds of a GPU."""
 
-    count: int
+    count: int | None
     num_gpus: float
 
     def of(self, methods: Mapping[str, str], smallest_px: int) -> parts.Actors:
-        for kind in methods.values():
-            if kind not in FIXED_KINDS:
-                checkpoints.load_generator(kind)  # what is wrong with it is said here, before actors start
-        return parts.Actors(Upscaler, (dict(methods), smallest_px, self.num_gpus), self.count, self.num_gpus)
+        networks = [kind for kind in methods.values() if kind not in FIXED_KINDS]
+        for path in networks:
+            checkpoints.load_generator(path)  # what is wrong with it is said here, before actors start
+        count = self.count or self._suitable(bool(networks))
+        return parts.Actors(Upscaler, (dict(methods), smallest_px, self.num_gpus), count, self.num_gpus)
+
+    def _suitable(self, has_networks: bool) -> int:
+        """A network on a CPU takes ten times what scoring does (docs/scaling.md); all else takes less than scoring."""
+        present = ray.cluster_resources()
+        if self.num_gpus:
+            return max(1, int(present.get("GPU", 0) / self.num_gpus))
+        cpus = int(present.get("CPU", 1))
+        few = -(-cpus // 8)
+        return max(1, cpus - few) if has_networks else few

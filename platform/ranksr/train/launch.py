@@ -217,7 +217,7 @@ def require_resources(compute: Compute, upscaling: bool = True) -> None:
         needs.append(("upscaling", "upscale_actors", LEAST_CPU_SHARE, compute.gpus_per_upscaler, [sink]))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for stage, key, cpus, gpus, behind in needs:
-        each, count = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}, getattr(compute, key)
+        each, count = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}, getattr(compute, key) or 1
         bundles = [each] * count + behind
         if not _fit(bundles, nodes) and not (is_growing() and _can_grow_to(bundles)):
             raise UserError(
