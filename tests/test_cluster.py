@@ -16,9 +16,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from ranksr import cluster as resources
 from ranksr import storage
 from ranksr.config import Compute, UserError
-from ranksr.train import launch
 
 HEAD_ID = "f" * 51 + "00000"
 """Node id that Ray's fake node provider expects of the head."""
@@ -239,18 +239,17 @@ def test_an_ablation_on_two_nodes_needs_shared_files_and_trains_inside_its_trial
 def test_a_cluster_that_grows_is_asked_what_it_can_grow_to(bare: dict[str, str], root: pathlib.Path) -> None:
     probe = """
 import ray
-from ranksr import cli
+from ranksr import cluster
 from ranksr.config import Compute, UserError
-from ranksr.train import launch
 ray.init(logging_level="ERROR")
-launch.require_resources(Compute(num_workers=2, upscale_actors=2))
+cluster.require_resources(Compute(num_workers=2, upscale_actors=2))
 try:
-    cli.require_shared_root(Compute(), "/local")
+    cluster.require_shared_root(Compute(), "/local")
 except UserError as error:
     print(error)
 for change in ({"num_workers": 3}, {"cpus_per_worker": 2}, {"gpus_per_upscaler": 1}):
     try:
-        launch.require_resources(Compute(**change))
+        cluster.require_resources(Compute(**change))
     except UserError as error:
         print(error)
 """
@@ -334,12 +333,12 @@ NODES = {
 def test_a_bundle_must_find_room_on_one_node(
     monkeypatch: pytest.MonkeyPatch, nodes: str, changes: dict[str, float], refused: str
 ) -> None:
-    monkeypatch.setattr(launch.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in NODES[nodes]])
-    monkeypatch.setattr(launch, "is_growing", lambda: False)
+    monkeypatch.setattr(resources.ray, "nodes", lambda: [{"Alive": True, "Resources": each} for each in NODES[nodes]])
+    monkeypatch.setattr(resources, "is_growing", lambda: False)
     compute = Compute.model_validate(changes)
     if not refused:
-        launch.require_resources(compute)
+        resources.require_resources(compute)
         return
     with pytest.raises(UserError, match="start more or larger nodes") as raised:
-        launch.require_resources(compute)
+        resources.require_resources(compute)
     assert refused in str(raised.value)

@@ -12,7 +12,7 @@ LAYERS = [
     ("config_checks", "config_files"),
     ("config",),
     ("images", "storage", "progress", "downloads"),
-    ("models", "losses", "metrics", "weights", "checkpoints", "runs"),
+    ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
     ("train",),
     ("evaluate", "report"),
@@ -21,7 +21,7 @@ LAYERS = [
 ]
 """From the left, as in CONTRIBUTING.md: a module imports from the left or from its own group."""
 
-RAY = {"data", "train/launch.py", "evaluate.py", "ablation.py", "cli.py"}
+RAY = {"cluster.py", "data", "train/launch.py", "evaluate.py", "ablation.py", "cli.py"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

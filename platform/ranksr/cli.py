@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ranksr import progress, storage
-from ranksr.config import Compute, Config, UserError, load_ablation, load_config
+from ranksr.config import Config, UserError, load_ablation, load_config
 
 log = logging.getLogger(__name__)
 
@@ -254,10 +254,10 @@ def init_ray(config: Config, root: str) -> None:
             f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', '(unset)')} is the cluster's: `disabled`, or `token` with "
             "its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
-    from ranksr.train import launch
+    from ranksr import cluster
 
-    require_shared_root(config.compute, root)
-    launch.require_resources(config.compute)
+    cluster.require_shared_root(config.compute, root)
+    cluster.require_resources(config.compute)
 
 
 def _set_environment(joins: bool) -> None:
@@ -272,23 +272,6 @@ def _set_environment(joins: bool) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # Its workers inherit our environment.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])
-
-
-def require_shared_root(compute: Compute, root: str) -> None:
-    """Raise UserError when a local run folder would be a different folder on every node."""
-    import ray
-
-    from ranksr.train import launch
-
-    if storage.is_remote(root) or compute.shared_filesystem:
-        return
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    if nodes > 1 or launch.is_growing():
-        size = f"has {nodes} nodes" if nodes > 1 else "grows beyond its first node"
-        raise UserError(
-            f"--run {root} is a local folder, and the cluster {size}: use --run s3://bucket/prefix, "
-            "or set compute.shared_filesystem=true where every node sees the same files"
-        )
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {

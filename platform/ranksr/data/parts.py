@@ -23,6 +23,7 @@ import ray
 import ray.data
 
 from ranksr import storage
+from ranksr.cluster import LEAST_CPU_SHARE
 from ranksr.config import Data, UserError
 from ranksr.data.sources import Photo
 
@@ -37,9 +38,6 @@ much, a part is one object in Ray's store."""
 SECONDS_PER_LINE = 5
 MOST_NAMED = 20
 """Rejected files in the log; all are in rejected.parquet."""
-
-LEAST_CPU_SHARE = 0.5
-"""CPUs of an actor, and of the task behind it, where CPUs are few."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,6 @@ import functools
 import logging
 import signal
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,19 +14,14 @@ import pyarrow as pa
 import ray
 import ray.train
 import ray.train.torch
-import ray.util
 import torch
-from ray._raylet import GcsClient
-from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.train.torch import TorchTrainer
 
-from ranksr import checkpoints, progress, storage
-from ranksr.config import Compute, Config, UserError
+from ranksr import checkpoints, cluster, progress, storage
+from ranksr.config import Config, UserError
 from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages, prefetch, shard
 from ranksr.data.labels import derive_labels
 from ranksr.data.local_copy import LocalCopy
-from ranksr.data.parts import LEAST_CPU_SHARE
 from ranksr.data.score import Judge
 from ranksr.train import ranker_report
 from ranksr.train.journal import Place
@@ -38,8 +32,6 @@ from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
 
-AUTOSCALER_ANSWERS_WITHIN_SECONDS = 60
-"""It looks every 5 s; at the start of a cluster it may not be there yet."""
 STOP_FILE = "stop_requested"
 """In a stage's folder: what its workers see of a SIGTERM to the driver."""
 LOOK_FOR_STOP_SECONDS = 1.0
@@ -146,7 +138,7 @@ def train(job: SRJob | RankerJob, place: Place) -> dict[str, Any]:
     workers finish their step and write a checkpoint, and this process exits with 143.
     """
     compute = job.config.compute
-    require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
+    cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
     trainer = TorchTrainer(
         _worker,
         train_loop_config={
@@ -204,69 +196,6 @@ def _stopping_on_sigterm(place: Place) -> Iterator[threading.Event]:
         yield asked
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def require_resources(compute: Compute, upscaling: bool = True) -> None:
-    """Raise UserError now where Ray would wait for ever for CPUs or GPUs that the cluster cannot have.
-
-    Where the present nodes do not do, Ray's autoscaler (v2) is asked, which begins to start what it can.
-    """
-    sink = {"CPU": LEAST_CPU_SHARE}
-    needs = [("training", "num_workers", compute.cpus_per_worker, compute.gpus_per_worker, [])]
-    if upscaling:
-        needs.append(("upscaling", "upscale_actors", LEAST_CPU_SHARE, compute.gpus_per_upscaler, [sink]))
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for stage, key, cpus, gpus, behind in needs:
-        each, count = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}, getattr(compute, key) or 1
-        bundles = [each] * count + behind
-        if not _fit(bundles, nodes) and not (is_growing() and _can_grow_to(bundles)):
-            raise UserError(
-                f"{stage} needs {_total([each])} for each of compute.{key}={count}"
-                f"{f' and {_total(behind)} beside them' * len(behind)}, and the cluster has {_total(nodes)} on "
-                f"{len(nodes)} node{'s' * (len(nodes) != 1)}{' and cannot grow to it' * is_growing()}: "
-                f"lower compute.{key} or what each takes, or start more or larger nodes"
-            )
-
-
-def is_growing() -> bool:
-    """Whether nodes come and go with the work: `ray up` and KubeRay run the autoscaler v2, `ray start` none."""
-    return is_autoscaler_v2(fetch_from_server=True)
-
-
-def _total(bundles: list[dict[str, float]]) -> str:
-    return ", ".join(f"{sum(bundle.get(name, 0) for bundle in bundles):g} {name}" for name in ("CPU", "GPU"))
-
-
-def _fit(bundles: list[dict[str, float]], nodes: list[dict[str, float]]) -> bool:
-    """Whether the bundles find room on the nodes, were these idle; a bundle is never split."""
-    rooms = [dict(node) for node in nodes]
-    for bundle in sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle["CPU"]), reverse=True):
-        room = next((room for room in rooms if all(room.get(key, 0) >= size for key, size in bundle.items())), None)
-        if room is None:
-            return False
-        for key, size in bundle.items():
-            room[key] -= size
-    return True
-
-
-def _can_grow_to(bundles: list[dict[str, float]]) -> bool:
-    """The autoscaler's own answer to the request that Ray Train would make; its limits cannot be asked for."""
-    gcs = GcsClient(ray.get_runtime_context().gcs_address)
-    group = ray.util.placement_group(bundles)
-    try:
-        asked = None
-        for _ in range(2 * AUTOSCALER_ANSWERS_WITHIN_SECONDS):
-            status = GetClusterStatusReply.FromString(gcs.get_cluster_status())
-            answer = status.autoscaling_state
-            asked = asked or status.cluster_resource_state.cluster_resource_state_version
-            if answer.last_seen_cluster_resource_state_version > asked:
-                refused = [request.details for request in answer.infeasible_gang_resource_requests]
-                return not any(group.id.hex() in details for details in refused)
-            time.sleep(0.5)
-        log.warning("the autoscaler does not answer; whether the cluster can have %s is unknown", _total(bundles))
-        return True
-    finally:
-        ray.util.remove_placement_group(group)
 
 
 def _tune_callbacks() -> list[Any]:

@@ -1,0 +1,96 @@
+"""What a Ray cluster must be before work starts there: large enough, or able to grow so, and seeing the run folder."""
+
+import logging
+import time
+
+import ray
+import ray.util
+from ray._raylet import GcsClient
+from ray.autoscaler.v2.utils import is_autoscaler_v2
+from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+
+from ranksr import storage
+from ranksr.config import Compute, UserError
+
+log = logging.getLogger(__name__)
+
+LEAST_CPU_SHARE = 0.5
+"""CPUs of an upscaling actor, and of the task behind it, where CPUs are few."""
+AUTOSCALER_ANSWERS_WITHIN_SECONDS = 60
+"""It looks every 5 s; at the start of a cluster it may not be there yet."""
+
+
+def require_shared_root(compute: Compute, root: str) -> None:
+    """Raise UserError when a local run folder would be a different folder on every node."""
+    if storage.is_remote(root) or compute.shared_filesystem:
+        return
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 or is_growing():
+        size = f"has {nodes} nodes" if nodes > 1 else "grows beyond its first node"
+        raise UserError(
+            f"--run {root} is a local folder, and the cluster {size}: use --run s3://bucket/prefix, "
+            "or set compute.shared_filesystem=true where every node sees the same files"
+        )
+
+
+def require_resources(compute: Compute, upscaling: bool = True) -> None:
+    """Raise UserError now where Ray would wait for ever for CPUs or GPUs that the cluster cannot have.
+
+    Where the present nodes do not do, Ray's autoscaler (v2) is asked, which begins to start what it can.
+    """
+    sink = {"CPU": LEAST_CPU_SHARE}
+    needs = [("training", "num_workers", compute.cpus_per_worker, compute.gpus_per_worker, [])]
+    if upscaling:
+        needs.append(("upscaling", "upscale_actors", LEAST_CPU_SHARE, compute.gpus_per_upscaler, [sink]))
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for stage, key, cpus, gpus, behind in needs:
+        each, count = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}, getattr(compute, key) or 1
+        bundles = [each] * count + behind
+        if not _fit(bundles, nodes) and not (is_growing() and _can_grow_to(bundles)):
+            raise UserError(
+                f"{stage} needs {_total([each])} for each of compute.{key}={count}"
+                f"{f' and {_total(behind)} beside them' * len(behind)}, and the cluster has {_total(nodes)} on "
+                f"{len(nodes)} node{'s' * (len(nodes) != 1)}{' and cannot grow to it' * is_growing()}: "
+                f"lower compute.{key} or what each takes, or start more or larger nodes"
+            )
+
+
+def is_growing() -> bool:
+    """Whether nodes come and go with the work: `ray up` and KubeRay run the autoscaler v2, `ray start` none."""
+    return is_autoscaler_v2(fetch_from_server=True)
+
+
+def _total(bundles: list[dict[str, float]]) -> str:
+    return ", ".join(f"{sum(bundle.get(name, 0) for bundle in bundles):g} {name}" for name in ("CPU", "GPU"))
+
+
+def _fit(bundles: list[dict[str, float]], nodes: list[dict[str, float]]) -> bool:
+    """Whether the bundles find room on the nodes, were these idle; a bundle is never split."""
+    rooms = [dict(node) for node in nodes]
+    for bundle in sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle["CPU"]), reverse=True):
+        room = next((room for room in rooms if all(room.get(key, 0) >= size for key, size in bundle.items())), None)
+        if room is None:
+            return False
+        for key, size in bundle.items():
+            room[key] -= size
+    return True
+
+
+def _can_grow_to(bundles: list[dict[str, float]]) -> bool:
+    """The autoscaler's own answer to the request that Ray Train would make; its limits cannot be asked for."""
+    gcs = GcsClient(ray.get_runtime_context().gcs_address)
+    group = ray.util.placement_group(bundles)
+    try:
+        asked = None
+        for _ in range(2 * AUTOSCALER_ANSWERS_WITHIN_SECONDS):
+            status = GetClusterStatusReply.FromString(gcs.get_cluster_status())
+            answer = status.autoscaling_state
+            asked = asked or status.cluster_resource_state.cluster_resource_state_version
+            if answer.last_seen_cluster_resource_state_version > asked:
+                refused = [request.details for request in answer.infeasible_gang_resource_requests]
+                return not any(group.id.hex() in details for details in refused)
+            time.sleep(0.5)
+        log.warning("the autoscaler does not answer; whether the cluster can have %s is unknown", _total(bundles))
+        return True
+    finally:
+        ray.util.remove_placement_group(group)
