@@ -127,7 +127,7 @@ def run_job(
         return
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
-    context.enable_progress_bars = context.enable_progress_bars and sys.stderr.isatty()
+    context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo))
     share = _cpu_share(actors)
     if actors is not None:
