@@ -192,6 +192,7 @@ def test_kill_9_at_any_step_and_the_same_command_end_with_the_same_bits(here: pa
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # four starts of Ray, which take minutes on a busy machine
 def test_two_workers_end_with_the_same_bits_after_sigterm_kill_9_and_the_death_of_a_worker(here: pathlib.Path) -> None:
     folder, undisturbed = here / "two killed", here / "two"
     subprocess.run(command(undisturbed, 2), check=True, capture_output=True, timeout=120)
