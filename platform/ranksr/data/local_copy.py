@@ -5,6 +5,7 @@ PNGs stay PNGs: one of 480 px takes 6 ms of one core to decode, loader threads d
 take nearly twice the room.
 """
 
+import contextlib
 import fcntl
 import logging
 import pathlib
@@ -71,8 +72,10 @@ def read_parts(source: str, split: str) -> Iterator[pa.Table]:
 
 
 def _write(path: pathlib.Path, tables: Iterator[pa.Table]) -> None:
-    first = next(tables)
-    with pyarrow.ipc.new_file(str(path), first.schema) as writer:
-        writer.write_table(first)
+    with contextlib.ExitStack() as stack:
+        writer = None
         for table in tables:
+            writer = writer or stack.enter_context(pyarrow.ipc.new_file(str(path), table.schema))
             writer.write_table(table)
+    del table
+    pa.default_memory_pool().release_unused()

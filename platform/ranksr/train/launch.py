@@ -168,7 +168,8 @@ def train(job: SRJob | RankerJob, place: Place) -> dict[str, Any]:
         results = trainer.fit().return_value
     if stopping.is_set():
         storage.delete(storage.join(place.folder, STOP_FILE))
-        log.warning("%s: stopped by SIGTERM %s; the same command continues", place.name, results.get("stopped", ""))
+        when = results.get("stopped", "after its last step")
+        log.warning("%s: stopped by SIGTERM %s; the same command continues", place.name, when)
         raise SystemExit(128 + signal.SIGTERM)
     return results
 
