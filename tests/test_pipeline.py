@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import shutil
 
 import pytest
 
@@ -87,6 +88,16 @@ def test_a_finished_run_needs_no_ray_and_stays_as_it_is(config: Config, finished
     assert story.scores.num_rows > 0
     assert story.rank_dataset.splits["all"].num_locations == storage.read_table(f"{finished}/rank_dataset").num_rows
     assert all(len(flip.pngs) >= 2 for flip in story.rank_dataset.flips)
+
+
+def test_the_report_scores_every_validation_location_with_the_ranker(
+    config: Config, finished: str, tmp_path: pathlib.Path
+) -> None:
+    splits = storage.read_table(f"{finished}/rank_dataset", ["split"])["split"].to_pylist()
+    assert pipeline.tell(context(config, finished)).ranker_scores.num_rows == splits.count("val") > 0
+    older = shutil.copytree(finished, tmp_path / "older")
+    (older / "ranker" / "ranker_scores.parquet").unlink()
+    assert pipeline.tell(context(config, str(older))).ranker_scores is None
 
 
 def test_a_changed_key_is_refused_by_name(config: Config, finished: str) -> None:

@@ -285,6 +285,8 @@ def tell(context: Context) -> report.Story:
     curves = {stage.name: storage.read_jsonl(stage.path("metrics.jsonl")) for stage in stages}
     ranked = next((stage for stage in stages if stage.name == "rank_dataset" and stage.done), None)
     scores = statistics.read_scores(ranked, context.config.ranker) if ranked else None
+    judged = [stage.path("ranker_scores.parquet") for stage in stages if stage.name == "ranker" and stage.done]
+    told_elsewhere = ("seconds", "every_validation_location")  # in a column and in a section of their own
     return report.Story(
         config=context.config,
         scores=storage.read_table(evaluated.path("scores.parquet")),
@@ -296,7 +298,7 @@ def tell(context: Context) -> report.Story:
                 "folder": stage.folder,
                 "fingerprint": stage.fingerprint,
                 "seconds": stage.results.get("seconds"),
-                "results": {key: value for key, value in stage.results.items() if key != "seconds"},
+                "results": {key: value for key, value in stage.results.items() if key not in told_elsewhere},
             }
             for stage in stages
         ],
@@ -304,6 +306,7 @@ def tell(context: Context) -> report.Story:
         ablations=read_ablations(context.run),
         command=shlex.join(["python", *sys.argv]),
         rank_dataset=statistics.summarise(scores, with_patches=True) if scores else None,
+        ranker_scores=next((storage.read_table(path) for path in judged if storage.exists(path)), None),
     )
 
 

@@ -107,6 +107,19 @@ def story(tmp_path_factory) -> Story:
     )
 
 
+@pytest.fixture
+def ranker_scores() -> pa.Table:
+    """Three locations of two photographs: one in the right order, one in the wrong one, one without a score."""
+    places = [("one", 0), ("one", 8), ("two", 0)]
+    values = [[6.0, 2.0], [4.0, 3.0], [math.nan, 5.0]]
+    scores = [[1.0, 0.2], [0.1, 0.5], [0.3, 0.4]]
+    rows = [
+        {"image_id": image, "y": 0, "x": x, "methods": ["bicubic", "srgan"], "values": value, "scores": score}
+        for (image, x), value, score in zip(places, values, scores, strict=True)
+    ]
+    return pa.Table.from_pylist(rows)
+
+
 @pytest.fixture(name="make_config")
 def _make_config() -> Callable[..., Config]:
     return make_config

@@ -4,6 +4,7 @@ import math
 import re
 
 import numpy as np
+import pyarrow as pa
 
 from ranksr.data import statistics
 from ranksr.report import figures
@@ -84,3 +85,25 @@ def test_the_bounds_are_bars_with_their_numbers_and_the_histograms_name_every_me
     for text in (">a<", ">b<", ">hr<", ">UB_MC<", ">UB_MR<", ">5.50<", ">4.67<", ">3.83<", ">2.83<"):
         assert text in svg
     assert all(f">{name}<" in figures.score_histograms(found) for name in ("a", "b", "hr", "NIQE", "Ma"))
+
+
+def test_a_ranked_method_looks_as_among_all_stored_methods(make_config):
+    methods = {"rank_dataset": {"methods": ["bicubic", "srgan"], "patch_px": 96, "stride_px": 96}}
+    row = {"methods": ["hr", "srgan"], "values": [1.0, 2.0], "scores": [0.1, 0.4]}
+    svg = figures.ranker_scores(pa.Table.from_pylist([row] * 6), make_config(**methods))
+    used = [colour for colour in figures.PALETTE if f"stroke: {colour.lower()}" in svg]
+    assert used == [figures.PALETTE[1], figures.PALETTE[2]]  # bicubic, which is not ranked, keeps the first
+    assert all(f">{text}<" in svg for text in ("hr", "srgan", "score", "NIQE, minus the location’s mean"))
+
+
+def test_scores_without_any_label_still_give_histograms(make_config):
+    row = {"methods": ["bicubic", "srgan"], "values": [math.nan, 2.0], "scores": [0.1, 0.4]}
+    assert ">srgan<" in figures.ranker_scores(pa.Table.from_pylist([row]), make_config())
+
+
+def test_groups_hold_about_as_many_locations_each_in_the_order_of_the_metric():
+    values = np.random.default_rng(0).permutation(23).astype(float)
+    points = figures._group_means(values, 2 * values)
+    assert len(points) == 4
+    assert np.all(np.diff(points[:, 0]) > 0)
+    assert np.allclose(points[:, 1], 2 * points[:, 0])

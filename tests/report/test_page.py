@@ -227,6 +227,24 @@ def test_names_of_photographs_are_escaped(tmp_path, changed, made_up):
     assert document.text.count(evil) == len(flips)
 
 
+def test_the_ranker_stands_with_its_numbers_and_scores_between_rank_dataset_and_training(
+    tmp_path, changed, ranker_scores
+):
+    document = build(tmp_path, changed(ranker_scores=ranker_scores))
+    links = [attributes["href"] for attributes in document.all("a")]
+    assert links.index("#ranker") < links.index("#training")
+    cells = [cell.strip() for cell in document.cells]
+    assert cells[cells.index("SROCC") :][:6] == ["SROCC", "0.000", "0.88", "pair accuracy", "50.0%", "–"]
+    assert cells[cells.index("bicubic, srgan") :][:4] == ["bicubic, srgan", "2", "50.0%", "0.600"]
+    labels = [attributes.get("aria-label", "") for attributes in document.all("svg")]
+    assert "Scores of the Ranker: histograms, and how they follow the metric" in labels
+
+
+def test_without_scores_of_the_ranker_there_is_no_such_section(tmp_path, changed, document, ranker_scores):
+    assert {"href": "#ranker"} not in document.all("a")
+    assert {"href": "#ranker"} not in build(tmp_path, changed(ranker_scores=ranker_scores.slice(0, 0))).all("a")
+
+
 @pytest.mark.parametrize(("seconds", "text"), [(None, "–"), (4.24, "4.2 s"), (125, "2 min 05 s"), (7500, "2 h 05 min")])
 def test_durations_are_readable(seconds, text):
     assert page.duration(seconds) == text

@@ -19,9 +19,12 @@ def test_pairs_are_counted_overall_by_methods_and_by_gap() -> None:
     assert found["srocc"] == pytest.approx((0.5 + 1) / 2)
     assert found["pair_accuracy"] == pytest.approx(5 / 6)  # b and c of the first are in wrong order
     assert found["score_distance"] == pytest.approx((0.2 + 0.1 + 0.1 + 0.1 + 0.8 + 0.7) / 6)
+    assert found["num_pairs"] == 6
+    assert found["num_pairs_of"] == {"a, b": 2, "a, c": 2, "b, c": 2}
     assert found["pair_accuracy_of"] == {"a, b": 1, "a, c": 1, "b, c": 0.5}
-    assert found["pair_accuracy_by_gap"][-1] == {"largest_gap": 3, "pair_accuracy": 1}
-    assert {"largest_gap": 2, "pair_accuracy": 0.5} in found["pair_accuracy_by_gap"]
+    assert found["score_distance_of"] == pytest.approx({"a, b": 0.15, "a, c": 0.45, "b, c": 0.4})
+    assert found["pair_accuracy_by_gap"][-1] == {"largest_gap": 3, "num_pairs": 2, "pair_accuracy": 1}
+    assert {"largest_gap": 2, "num_pairs": 2, "pair_accuracy": 0.5} in found["pair_accuracy_by_gap"]
 
 
 def test_a_quarter_of_the_gaps_holds_a_quarter_of_the_pairs() -> None:

@@ -202,7 +202,7 @@ def _so_far(parts: list[pa.Table]) -> dict[str, Any]:
 def summarise(scores: Scores, with_patches: bool = False) -> Statistics:
     """All that `ranksr dataset show` and the report say about a rank dataset."""
     shown = {**scores.raw, "pi": scores.values} if scores.ranker.metric == "pi" else scores.raw
-    edges = {name: _edges(values) for name, values in shown.items() if np.isfinite(values).any()}
+    edges = {name: bin_edges(values) for name, values in shown.items() if np.isfinite(values).any()}
     in_split = {name: pc.equal(scores.keys["split"], name).to_numpy() for name in ("train", "val")}
     in_split["all"] = np.ones(len(scores.values), bool)
     return Statistics(
@@ -231,7 +231,7 @@ def _split(scores: Scores, shown: dict[str, np.ndarray], edges: dict[str, np.nda
         pairs=[_pair(values, methods, pair) for pair in itertools.combinations(range(len(methods)), 2)],
         bounds=[bounds(values[:, scores.columns(group)], group) for group in groups],
         histograms={
-            metric: {name: _histogram(shown[metric][mask, i], bins) for i, name in enumerate(methods)}
+            metric: {name: histogram(shown[metric][mask, i], bins) for i, name in enumerate(methods)}
             for metric, bins in edges.items()
         },
     )
@@ -330,13 +330,13 @@ def row_groups(path: str, columns: list[str], only_row: int | None = None) -> It
             first += num_rows
 
 
-def _edges(values: np.ndarray) -> np.ndarray:
+def bin_edges(values: np.ndarray) -> np.ndarray:
     """Of equal bins between the 1st and the 99th percentile: a few wild scores must not flatten the rest."""
     low, high = np.percentile(values[np.isfinite(values)], (1, 99))
     return np.linspace(low, high if high > low else low + 1, NUM_BINS + 1)
 
 
-def _histogram(values: np.ndarray, edges: np.ndarray) -> list[int]:
+def histogram(values: np.ndarray, edges: np.ndarray) -> list[int]:
     return np.histogram(np.clip(values[~np.isnan(values)], edges[0], edges[-1]), edges)[0].tolist()
 
 

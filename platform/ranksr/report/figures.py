@@ -12,12 +12,14 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pyarrow as pa
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
-from ranksr.data.statistics import Bounds, Statistics
+from ranksr.config import Config
+from ranksr.data.statistics import Bounds, Statistics, bin_edges, histogram
 from ranksr.report import paper
 from ranksr.report.rank_dataset import label_name
 from ranksr.report.tables import labelled, number
@@ -37,6 +39,8 @@ DIAGNOSTICS = {
     "pair_error": ("pairs in wrong order", "pairs in wrong order"),
 }
 """What training logs beside its losses: the panel and the line for each."""
+NUM_GROUPS, SMALLEST_GROUP = 10, 5
+"""Dots of a line of group means, and the locations that each needs."""
 FIGURE_6 = ("srgan", "ranksrgan")
 """The methods whose convergence the paper compares in its Figure 6."""
 
@@ -112,18 +116,66 @@ def _draw_bounds(axes: Axes, bounds: Bounds, methods: Sequence[str], name: str) 
 
 def score_histograms(found: Statistics) -> Markup | None:
     """How the scores of each method are spread, a panel for each metric."""
-    draw = [functools.partial(_draw_histograms, found=found, metric=metric) for metric in found.edges]
+    bins, methods = found.splits["all"].histograms, found.methods
+    draw = [
+        functools.partial(_draw_histograms, bins=bins[name], edges=edges, name=labelled(name), methods=methods)
+        for name, edges in found.edges.items()
+    ]
     return _panels("Histograms", f"Histograms of {', '.join(map(labelled, found.edges))}", draw) if draw else None
 
 
-def _draw_histograms(axes: Axes, found: Statistics, metric: str) -> None:
-    for i, (method, counts) in enumerate(found.splits["all"].histograms[metric].items()):
-        shares = np.array(counts) / max(sum(counts), 1)
-        style = {"color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4}
-        axes.stairs(shares, found.edges[metric], label=method, **style)
-    axes.set_xlabel(labelled(metric))
+def _draw_histograms(
+    axes: Axes, bins: Mapping[str, Sequence[int]], edges: Sequence[float], name: str, methods: Sequence[str]
+) -> None:
+    for method, counts in bins.items():
+        axes.stairs(np.array(counts) / max(sum(counts), 1), edges, label=method, **_style(method, methods))
+    axes.set_xlabel(name)
     axes.set_ylabel("share of locations")
+    _legend(axes)
+
+
+def _style(method: str, methods: Sequence[str]) -> dict[str, Any]:
+    """The look of a method, the same in every figure of a run's rank dataset, which stores `methods`."""
+    i = methods.index(method)
+    return {"color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4}
+
+
+def _legend(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=2.4)
+
+
+def ranker_scores(table: pa.Table, config: Config) -> Markup:
+    """Histograms of the Ranker's scores of each method, and how they follow the label metric inside a location.
+
+    `table` is as `Story.ranker_scores` says, with one row or more.
+    """
+    values, scores = (np.array(table[name].to_pylist(), float) for name in ("values", "scores"))
+    stored, names = [*config.rank_dataset.methods, "hr"], table["methods"][0].as_py()
+    edges = bin_edges(scores)
+    bins = {name: histogram(scores[:, i], edges) for i, name in enumerate(names)}
+    scored = ~np.isnan(values).any(axis=1)
+    # Learning from pairs leaves the level of a location's scores open: only their differences can be right or wrong.
+    values, scores = (of[scored] - of[scored].mean(axis=1, keepdims=True) for of in (values, scores))
+    means = {name: _group_means(values[:, i], scores[:, i]) for i, name in enumerate(names)}
+    draw = [
+        functools.partial(_draw_histograms, bins=bins, edges=edges, name="score", methods=stored),
+        functools.partial(_draw_means, means=means, name=label_name(config.ranker.metric), methods=stored),
+    ]
+    return _panels("Ranker", "Scores of the Ranker: histograms, and how they follow the metric", draw)
+
+
+def _group_means(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(groups, 2) mean value and mean score of groups of about equal size, sorted by value."""
+    groups = np.array_split(np.argsort(values, kind="stable"), min(NUM_GROUPS, len(values) // SMALLEST_GROUP) or 1)
+    return np.array([(values[group].mean(), scores[group].mean()) for group in groups if len(group)]).reshape(-1, 2)
+
+
+def _draw_means(axes: Axes, means: Mapping[str, np.ndarray], name: str, methods: Sequence[str]) -> None:
+    for method, points in means.items():
+        axes.plot(*points.T, marker="o", label=method, **_style(method, methods))
+    axes.set_xlabel(f"{name}, minus the location’s mean")
+    axes.set_ylabel("score, minus the location’s mean")
+    _legend(axes)
 
 
 def _figure(title: str, panels: Mapping[str, Lines]) -> Markup:
@@ -169,7 +221,7 @@ def _draw_panel(axes: Axes, name: str, lines: Lines) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if name == LOSS or len(axes.get_lines()) > 1:
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=2.4)
+        _legend(axes)
 
 
 def _place(label: str) -> int:

@@ -9,7 +9,7 @@ import yaml
 
 from ranksr import __version__, storage
 from ranksr.metrics import metric_info
-from ranksr.report import crops, figures, paper, rank_dataset, tables
+from ranksr.report import crops, figures, paper, rank_dataset, ranker, tables
 from ranksr.report.story import Story
 
 
@@ -101,6 +101,7 @@ def _html(story: Story, table: tables.Results) -> str:
     )
     source = importlib.resources.files("ranksr.report").joinpath("page.html.j2").read_text(encoding="utf-8")
     found = story.rank_dataset
+    judged = story.ranker_scores  # an empty table counts as none
     drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
     return environment.from_string(source).render(
         story=story,
@@ -117,6 +118,9 @@ def _html(story: Story, table: tables.Results) -> str:
         bounds=figures.upper_bounds(found) if found else None,
         histograms=figures.score_histograms(found) if found else None,
         png_uri=crops.png_uri,
+        ranker=ranker,
+        judged=ranker.summarise(judged, story.config.ranker) if judged else None,
+        ranker_scores=figures.ranker_scores(judged, story.config) if judged else None,
         ablations=[_ablation(story, name, trials) for name, trials in story.ablations.items() if trials],
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         duration=duration,

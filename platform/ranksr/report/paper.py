@@ -7,7 +7,7 @@ themselves by 0.01 to 0.02, and are copied as printed.
 import dataclasses
 from typing import Any
 
-from ranksr.config import Config, UserError
+from ranksr.config import Config, RankerConfig, UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,8 @@ TABLE_5 = (
     Row(5, "Ma regression", {"distance": 0.09}, settings={METRIC: "ma", TARGET: "regression"}),
     Row(5, "Ma rank", {"distance": 0.15}, settings={METRIC: "ma", TARGET: "rank"}),
 )
-"""Mean absolute difference of the Ranker's outputs for SRGAN and ESRGAN."""
+"""Mean absolute difference of the Ranker's outputs for TABLE_5_METHODS."""
+TABLE_5_METHODS = {"srgan", "esrgan"}
 
 TABLE_6 = (
     Row(6, "SRGAN", {"niqe": 2.71, "10-ma": 1.47, "psnr": 25.62}),
@@ -129,7 +130,7 @@ TABLES = {1: TABLE_1, 2: TABLE_2, 3: TABLE_3, 4: TABLE_4, 5: TABLE_5, 6: TABLE_6
 ABLATION_TABLES = {"loss": 7, "metric": 4, "methods": 3, "target": 6}
 """The paper's table that each ablation of configs/ablations repeats."""
 RANKER_SROCC = 0.88
-"""Section 4.1: the Ranker's rank correlation on the validation patches."""
+"""Section 4.1: the Ranker's rank correlation on the validation patches; it had learned to rank by NIQE."""
 
 
 def score_of(test_set: str, method: str, metric: str) -> float | None:
@@ -138,6 +139,17 @@ def score_of(test_set: str, method: str, metric: str) -> float | None:
         if (row.test_set, row.method) == (test_set, method):
             return row.score(metric)
     return None
+
+
+def ranker_srocc(ranker: RankerConfig) -> float | None:
+    """What the paper reports for a Ranker that learned the same as this one, or None."""
+    return RANKER_SROCC if (ranker.metric, ranker.target) == ("niqe", "rank") else None
+
+
+def score_distance(ranker: RankerConfig) -> float | None:
+    """What Table 5 prints for a Ranker that learned the same as this one, or None. It is that of TABLE_5_METHODS."""
+    learned = {METRIC: ranker.metric, TARGET: ranker.target}
+    return next((row.scores["distance"] for row in TABLE_5 if row.settings == learned), None)
 
 
 def row_of_trial(ablation: str, config: Config, overrides: list[str]) -> Row | None:

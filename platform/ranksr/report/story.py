@@ -29,3 +29,5 @@ class Story:
     """What to type to make all of this again."""
     rank_dataset: Statistics | None = None
     """With the patches of its flips; None where the run has none."""
+    ranker_scores: pa.Table | None = None
+    """A row per validation location, as `train.ranker_report.SCHEMA` says; None where the run has none."""

@@ -45,25 +45,28 @@ def summarise(rows: Sequence[Row], min_gap: float) -> dict[str, Any]:
     """SROCC and score distance; pair accuracy overall, by pair of methods, and by quarter of the pairs' gaps.
 
     srocc: mean over locations of Spearman's correlation of label and score. Pairs are those of one location whose
-    values differ by more than `min_gap`. score_distance: E|SR1 - SR2| (Table 5). NaN where nothing can be compared.
+    values differ by more than `min_gap`. score_distance: E|SR1 - SR2| (Table 5). `..._of`: by pair of methods.
+    NaN where nothing can be compared.
     """
     sroccs = [location_srocc(row) for row in rows]
     pairs = [pair for row in rows for pair in _pairs(row, min_gap)]
     names = [name for name, *_ in pairs]
     gaps, distances, right = (np.array([pair[at] for pair in pairs], float) for at in (1, 2, 3))
+    of = {name: np.array([other == name for other in names]) for name in sorted(set(names))}
     quarters = np.searchsorted(np.quantile(gaps, (0.25, 0.5, 0.75)), gaps) if len(gaps) else gaps
     return {
         "locations": len(rows),
+        "num_pairs": len(pairs),
         "srocc": _mean([value for value in sroccs if not np.isnan(value)]),
         "pair_accuracy": _mean(right),
         "score_distance": _mean(distances),
-        "pair_accuracy_of": {
-            name: _mean(right[[other == name for other in names]]) for name in dict.fromkeys(sorted(names))
-        },
+        "num_pairs_of": {name: int(mask.sum()) for name, mask in of.items()},
+        "pair_accuracy_of": {name: _mean(right[mask]) for name, mask in of.items()},
+        "score_distance_of": {name: _mean(distances[mask]) for name, mask in of.items()},
         "pair_accuracy_by_gap": [
-            {"largest_gap": float(gaps[quarters == q].max()), "pair_accuracy": _mean(right[quarters == q])}
-            for q in range(4)
-            if (quarters == q).any()
+            {"largest_gap": float(gaps[mask].max()), "num_pairs": int(mask.sum()), "pair_accuracy": _mean(right[mask])}
+            for mask in (quarters == quarter for quarter in range(4))
+            if mask.any()
         ],
     }
 
