@@ -35,6 +35,9 @@ PART_BYTES = 8 * 2**20
 """Photographs of a part are together at most this large, or one: with the SR images made of them, a few times as
 much, a part is one object in Ray's store."""
 
+PARTS_AT_ONCE = 10_000
+"""In one Ray Data execution, whose driver keeps an object and its statistics for each."""
+
 SECONDS_PER_LINE = 5
 MOST_NAMED = 20
 """Rejected files in the log; all are in rejected.parquet."""
@@ -128,6 +131,20 @@ def run_job(
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
+    missing = sum(len(part["photos"]) for part in todo)
+    if missing < len(photos):
+        log.info("%s: %d of %d images were done before", label, len(photos) - missing, len(photos))
+    with _Progress(label, missing, *unit, quiet=context.enable_progress_bars) as progress:
+        for start in range(0, len(todo), PARTS_AT_ONCE):
+            dataset = _dataset(todo[start : start + PARTS_AT_ONCE], make, sink, actors)
+            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                progress.add(batch)
+                if progress.rejected > most_rejected:
+                    return  # `collect` will refuse them: better now than after hours
+
+
+def _dataset(todo: list[Row], make: Callable[[Row], Row], sink: PartSink, actors: Actors | None) -> ray.data.Dataset:
+    """One block a part, so that a part is made, written and told of by itself."""
     dataset = ray.data.from_items(todo, override_num_blocks=len(todo))
     share = _cpu_share(actors)
     if actors is not None:
@@ -138,15 +155,7 @@ def run_job(
             num_cpus=share,
             num_gpus=actors.num_gpus or None,
         )
-    dataset = dataset.map(_Work(make, sink), num_cpus=share)
-    missing = sum(len(part["photos"]) for part in todo)
-    if missing < len(photos):
-        log.info("%s: %d of %d images were done before", label, len(photos) - missing, len(photos))
-    with _Progress(label, missing, *unit, quiet=context.enable_progress_bars) as progress:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            progress.add(batch)
-            if progress.rejected > most_rejected:
-                break  # `collect` will refuse them: better now than after hours
+    return dataset.map(_Work(make, sink), num_cpus=share)
 
 
 def _name(part: int) -> str:
