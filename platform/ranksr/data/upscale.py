@@ -124,7 +124,7 @@ class UpscaleActors:
         return parts.Actors(Upscaler, (dict(methods), smallest_px, self.num_gpus), count, self.num_gpus)
 
     def _suitable(self, has_networks: bool) -> int:
-        """A network on a CPU takes ten times what scoring does (docs/scaling.md); all else takes less than scoring."""
+        """A network on a CPU takes many times what scoring does (docs/scaling.md); all else takes less than scoring."""
         present = ray.cluster_resources()
         if self.num_gpus:
             return max(1, int(present.get("GPU", 0) / self.num_gpus))
