@@ -122,7 +122,8 @@ class RankContent(Section):
     reduction: Literal["mean", "sum"]
     """mean: Eq. 9 and 12 for a batch; sum: the authors' code, where 0.03 at batch 8 acts like 0.24."""
     ranker_bn: Literal["running", "batch"]
-    """running: the frozen Ranker in eval mode; batch: the authors' code, statistics of the fake batch."""
+    """running: the frozen Ranker in eval mode; batch: the authors' code, statistics of the fake batch, by which a
+    generator finds a small Ranker harder to fool (README, Results)."""
 
 
 class Training(Section):
