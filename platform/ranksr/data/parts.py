@@ -151,7 +151,7 @@ def _dataset(todo: list[Row], make: Callable[[Row], Row], sink: PartSink, actors
         dataset = dataset.map(
             actors.cls,
             fn_constructor_args=actors.arguments,
-            compute=ray.data.ActorPoolStrategy(size=actors.count, max_tasks_in_flight_per_actor=2),
+            compute=ray.data.ActorPoolStrategy(size=min(actors.count, len(todo)), max_tasks_in_flight_per_actor=2),
             num_cpus=share,
             num_gpus=actors.num_gpus or None,
         )
