@@ -30,6 +30,7 @@ CORES = 2
 PER_PART = 4
 RULES = RankDataset(methods=(), patch_px=200, stride_px=40, min_sigma=2)
 NUM_PHOTOGRAPHS = 80
+CROP = (320, 480)
 HEIGHT, WIDTH = 1356, 2040
 PATCH_PX, STRIDE_PX = 296, 200
 
@@ -59,19 +60,19 @@ def make_judge(folder: pathlib.Path) -> Judge:
 
 
 def wheel() -> list[sources.Photo]:
-    return sources.list_photos("skimage:astronaut,chelsea,coffee,motorcycle_left,motorcycle_right,rocket")
+    return sources.list_photos("skimage:astronaut,coffee,motorcycle_left,motorcycle_right,rocket")
 
 
 def make_corpus(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
-    """80 crops of 300 px and three folders of worse ones."""
+    """80 crops of the size of BSDS500's photographs, and three folders of worse ones."""
     photographs = [sources.read_photo(photo.path) for photo in wheel()]
     rng = np.random.default_rng(0)
     for name in ("hr", "soft", "noisy", "sharp"):
         (folder / name).mkdir()
     for number in range(NUM_PHOTOGRAPHS):
         whole = photographs[number % len(photographs)]
-        y, x = (int(rng.integers(side - 300 + 1)) for side in whole.shape[:2])
-        hr = np.ascontiguousarray(whole[y : y + 300, x : x + 300])
+        y, x = (int(rng.integers(side - size + 1)) for side, size in zip(whole.shape, CROP, strict=False))
+        hr = np.ascontiguousarray(whole[y : y + CROP[0], x : x + CROP[1]])
         soft = images.upscale_bicubic(images.downscale(hr))
         noisy = np.clip(soft + rng.normal(0, 6, soft.shape), 0, 255).astype(np.uint8)
         sharp = cv2.addWeighted(soft, 2.5, cv2.GaussianBlur(soft, (0, 0), 2), -1.5, 0)
