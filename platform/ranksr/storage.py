@@ -25,8 +25,11 @@ S3_ATTEMPTS = 8
 """With waits that double from 50 ms this rides out 40 to 60 s of a server that is away."""
 
 
-class StorageError(OSError):
-    """A remote store that does not answer, or not as it should: not the fault of any one file."""
+class StorageError(Exception):
+    """A remote store that does not answer, or not as it should.
+
+    No OSError: what is said of a file that cannot be read must not be said of one whose store is away.
+    """
 
 
 def is_remote(path: str) -> bool:
@@ -74,7 +77,7 @@ def answering(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        if not is_remote(path) or isinstance(error, StorageError):
+        if not is_remote(path):
             raise
         reason = " ".join(str(error).split())
         if "ACCESS_DENIED" in reason:
@@ -167,11 +170,16 @@ def write_table(path: str, table: pa.Table) -> None:
     write_bytes(path, buffer.getbuffer())
 
 
+def list_tables(folder: str) -> list[str]:
+    """Names of the Parquet files directly in a folder, sorted."""
+    return [name for name, _ in list_files(folder) if name.endswith(".parquet") and "/" not in name]
+
+
 def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
     """Read one Parquet file, or all those directly in a folder, in the order of their names."""
     names = [path]
     if not path.endswith(".parquet"):
-        names = [join(path, name) for name, _ in list_files(path) if name.endswith(".parquet") and "/" not in name]
+        names = [join(path, name) for name in list_tables(path)]
     if not names:
         raise FileNotFoundError(f"no Parquet file in {path}")
     return pa.concat_tables(_read_one(name, columns) for name in names)
@@ -221,7 +229,7 @@ def probe(root: str) -> None:
     try:
         write_bytes(name, b"")
         delete(name)
-    except OSError as error:
+    except (OSError, StorageError) as error:
         hint = (
             "check the bucket, AWS credentials and AWS_ENDPOINT_URL" if is_remote(root) else "choose a writable folder"
         )

@@ -76,8 +76,6 @@ def read_state_dict(path: str) -> StateDict:
         data = storage.read_bytes(path)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; correct the path of the weights") from error
-    except storage.StorageError:
-        raise
     except OSError as error:
         raise UserError(f"cannot read {path}: {error}; correct the path of the weights") from error
     remedy = "give a file written by torch.save(model.state_dict(), path)"

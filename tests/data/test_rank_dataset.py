@@ -2,6 +2,7 @@
 
 import collections
 import pathlib
+import shutil
 from collections.abc import Mapping
 
 import cv2
@@ -99,9 +100,7 @@ def test_every_filter_counts_what_it_takes_away(
     ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
 ) -> None:
     half = tmp_path / "photos"
-    half.mkdir()
-    for path in photographs.iterdir():
-        (half / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(photographs, half)
     (half / "flat.png").write_bytes(images.encode_png(np.full((240, 240, 3), 128, np.uint8)))
     made = make(tmp_path / "all", half, demo, judge, min_sigma=1.0, max_locations_per_image=4)
     assert made["counts"] == {"grid": 36, "flat": 9, "over_cap": 15, "within_gap": 0}
@@ -187,9 +186,7 @@ def test_more_bad_files_may_be_allowed_afterwards_and_what_is_made_stays(
     ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
 ) -> None:
     source = tmp_path / "photos"
-    source.mkdir()
-    for path in photographs.iterdir():
-        (source / path.name).write_bytes(path.read_bytes())
+    shutil.copytree(photographs, source)
     (source / "zero.png").write_bytes(b"")
     with pytest.raises(
         UserError, match=r"1 of the 4 images read so far cannot be used \(.*zero.png: the file is empty\)"

@@ -63,7 +63,7 @@ class LocalCopy:
 
 def read_parts(source: str, split: str) -> Iterator[pa.Table]:
     """The rows of one split, Parquet file by Parquet file."""
-    names = [name for name, _ in storage.list_files(source) if name.endswith(".parquet") and "/" not in name]
+    names = storage.list_tables(source)
     if not names:
         raise FileNotFoundError(f"no Parquet file in {source}")
     for name in names:

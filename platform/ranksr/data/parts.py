@@ -8,7 +8,6 @@ whatever the number of workers, crashes and repetitions. Ray's own checkpointing
 
 import concurrent.futures
 import dataclasses
-import json
 import logging
 import sys
 import threading
@@ -25,6 +24,7 @@ import ray.data
 from ranksr import storage
 from ranksr.cluster import LEAST_CPU_SHARE
 from ranksr.config import Data, UserError
+from ranksr.data import summaries
 from ranksr.data.sources import Photo
 
 log = logging.getLogger(__name__)
@@ -63,8 +63,7 @@ class PartSink:
     def __call__(self, part: Row) -> Row:
         summary = {"images": len(part["photos"]), "rejected": part["rejected"], "counts": part["counts"]}
         table = pa.Table.from_pylist(part["rows"], schema=self.schema)
-        table = table.replace_schema_metadata({"summary": json.dumps(summary)})
-        storage.write_table(storage.join(self.folder, _name(part["part"])), table)
+        storage.write_table(storage.join(self.folder, _name(part["part"])), summaries.attach(table, summary))
         return {"images": len(part["photos"]), "rows": len(part["rows"]), "rejected": len(part["rejected"])}
 
 
@@ -120,7 +119,7 @@ def run_job(
     [what, path]. `unit`: what the progress line counts, and how many of them a row is.
     """
     groups = split(photos, per_part)
-    finished = {name for name, _ in storage.list_files(sink.folder)}
+    finished = set(storage.list_tables(sink.folder))
     todo = [
         {"part": number, "photos": [described(photo, given or {}) for photo in group]}
         for number, group in enumerate(groups)
@@ -219,9 +218,14 @@ class _Progress:
         )
 
 
+def most_bad(on_bad: str, max_bad_fraction: float, num_photos: int) -> int:
+    """So many bad files are an accident."""
+    return 0 if on_bad == "fail" else int(max_bad_fraction * num_photos)
+
+
 def most_rejected(data: Data, num_photos: int) -> int:
     """So many bad files does a job meet before it gives up: enough to see what is wrong with them."""
-    return max(MOST_NAMED, 0 if data.on_bad_image == "fail" else int(data.max_bad_fraction * num_photos))
+    return max(MOST_NAMED, most_bad(data.on_bad_image, data.max_bad_fraction, num_photos))
 
 
 def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]:
@@ -229,16 +233,12 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
 
     Raises UserError naming the bad files when `on_bad` is `fail` or they are too many; the parts without them stay.
     """
-    names = [name for name, _ in storage.list_files(folder) if name.startswith("part-")]
+    names = storage.list_tables(folder)
     with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a request each, where the folder is in S3
         footers = list(pool.map(lambda name: storage.read_parquet_footer(storage.join(folder, name)), names))
-    summaries = [json.loads(footer.metadata[b"summary"]) for footer in footers]
-    images = sum(summary["images"] for summary in summaries)
-    rejected = [entry for summary in summaries for entry in summary["rejected"]]
-    counts = dict[str, int]()
-    for summary in summaries:
-        for key, value in summary["counts"].items():
-            counts[key] = counts.get(key, 0) + value
+    found = [summaries.read(footer.metadata) for footer in footers]
+    total = summaries.add_up(found)
+    rejected = [entry for summary in found for entry in summary["rejected"]]
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
     storage.write_table(
         storage.join(folder, "rejected", "rejected.parquet"), pa.Table.from_pylist(rejected, schema=schema)
@@ -247,14 +247,13 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
         log.warning("rejected %s: %s", entry["path"], entry["reason"])
     if len(rejected) > MOST_NAMED:
         log.warning("%d more are in %s", len(rejected) - MOST_NAMED, storage.join(folder, "rejected"))
-    if rejected and (on_bad == "fail" or len(rejected) > max_bad_fraction * images):
-        for name, summary in zip(names, summaries, strict=True):
+    if len(rejected) > most_bad(on_bad, max_bad_fraction, total["images"]):
+        for name, summary in zip(names, found, strict=True):
             if summary["rejected"]:  # the next attempt must look at the mended files again
                 storage.delete(storage.join(folder, name))
         worst = "; ".join(f"{entry['path']}: {entry['reason']}" for entry in rejected[:3])
         raise UserError(
-            f"{len(rejected)} of the {images} images read so far cannot be used ({worst}). Remove or mend them, "
-            f"or set data.on_bad_image=skip and data.max_bad_fraction (now {on_bad}, {max_bad_fraction})"
+            f"{len(rejected)} of the {total['images']} images read so far cannot be used ({worst}). Remove or mend "
+            f"them, or set data.on_bad_image=skip and data.max_bad_fraction (now {on_bad}, {max_bad_fraction})"
         )
-    rows = sum(footer.num_rows for footer in footers)
-    return {"images": images, "rejected": len(rejected), "rows": rows, "counts": counts}
+    return {**total, "rows": sum(footer.num_rows for footer in footers)}

@@ -157,7 +157,7 @@ def write_rank_dataset(
     methods = {**made.by, "hr": "hr"}  # every row holds the original too
     photos = sources.list_photos(data.hr)
     validation = sources.validation_ids(photos, data.val_fraction, seed)
-    missing = 0 if data.on_bad_image == "fail" else int(data.max_bad_fraction * len(photos))
+    missing = parts.most_bad(data.on_bad_image, data.max_bad_fraction, len(photos))
     given = {name: sources.match_images(name, path, photos, missing) for name, path in made.folders.items()}
     parts.run_job(
         "rank_dataset",

@@ -118,8 +118,6 @@ def read_photo(path: str) -> np.ndarray:
         raise ValueError("it is no regular file")  # reading a pipe would wait for ever
     try:
         data = storage.read_bytes(path)
-    except storage.StorageError:
-        raise
     except OSError as error:
         raise ValueError(f"the file cannot be read: {' '.join(str(error).split())}") from error
     return images.decode_photograph(data)

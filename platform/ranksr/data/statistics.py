@@ -7,7 +7,6 @@ import concurrent.futures
 import dataclasses
 import functools
 import itertools
-import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ import pyarrow.parquet
 
 from ranksr import storage
 from ranksr.config import RankerConfig, UserError
-from ranksr.data import labels
+from ranksr.data import labels, summaries
 from ranksr.runs import Run, Stage
 
 KEYS = ["image_id", "y", "x", "split"]
@@ -158,7 +157,7 @@ def open_stage(root: str) -> tuple[Stage, RankerConfig]:
 
 def read_scores(stage: Stage, ranker: RankerConfig) -> Scores:
     """Keys and scores of all parts that are there. Raises UserError where there is none, or not what is compared."""
-    files = [name for name, _ in storage.list_files(stage.folder) if name.endswith(".parquet") and "/" not in name]
+    files = storage.list_tables(stage.folder)
     if not files:
         raise UserError(f"{stage.folder} holds no part yet ({stage.state}): look again when the first is written")
     schema = storage.read_parquet_footer(stage.path(files[0])).schema.to_arrow_schema()
@@ -175,7 +174,7 @@ def read_scores(stage: Stage, ranker: RankerConfig) -> Scores:
     _require(ranker, methods, names, stage.folder)
     raw = {name: labels.raw_values(table, name, len(methods)) for name in names}
     values = labels.label_values(ranker.metric, raw)
-    seen = stage.results if stage.done else _so_far(tables)
+    seen = stage.results if stage.done else summaries.add_up([summaries.read(part.schema.metadata) for part in tables])
     return Scores(stage, ranker, tuple(files), starts, table.select(KEYS), methods, raw, values, seen)
 
 
@@ -186,17 +185,6 @@ def _require(ranker: RankerConfig, methods: tuple[str, ...], names: list[str], f
         raise UserError(
             f"ranker.metric={ranker.metric} needs {', '.join(strange)}; {folder} holds {', '.join(names)}: use those"
         )
-
-
-def _so_far(parts: list[pa.Table]) -> dict[str, Any]:
-    """What an unfinished stage would report, of the parts that are there."""
-    summaries = [json.loads(part.schema.metadata[b"summary"]) for part in parts]
-    names = dict.fromkeys(name for summary in summaries for name in summary["counts"])
-    return {
-        "images": sum(summary["images"] for summary in summaries),
-        "rejected": sum(len(summary["rejected"]) for summary in summaries),
-        "counts": {name: sum(summary["counts"].get(name, 0) for summary in summaries) for name in names},
-    }
 
 
 def summarise(scores: Scores, with_patches: bool = False) -> Statistics:

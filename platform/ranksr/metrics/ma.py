@@ -73,8 +73,6 @@ def load_ma_model(source: str) -> MaModel:
 def _fetched(source: str) -> pathlib.Path:
     try:
         data = storage.read_bytes(source)
-    except storage.StorageError:
-        raise
     except OSError as error:
         raise UserError(f"Ma model {source} cannot be read ({error}): {REMEDY}") from error
     with locked("fetch-ma") as folder:

@@ -79,8 +79,6 @@ def load_niqe_model(source: str) -> NiqeModel:
         return _parse(path.read_bytes(), str(path))._replace(provenance="published niqe_modelparameters.mat")
     try:
         return _parse(storage.read_bytes(str(source)), str(source))
-    except storage.StorageError:
-        raise
     except OSError as error:
         raise UserError(f"NIQE model {source} cannot be read ({error}): {REMEDY}") from error
 

@@ -248,7 +248,7 @@ def _watch(flag: str) -> threading.Event:
 
     def look() -> None:
         while not seen.wait(LOOK_FOR_STOP_SECONDS):
-            with contextlib.suppress(OSError):  # looked for again
+            with contextlib.suppress(OSError, storage.StorageError):  # looked for again
                 if storage.exists(flag):
                     seen.set()
 
