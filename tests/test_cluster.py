@@ -230,8 +230,9 @@ def test_an_ablation_on_two_nodes_needs_shared_files_and_trains_inside_its_trial
     assert f"ranksr: --run {run} is a local folder, and the cluster has 2 nodes: use --run s3://" in done.stderr
     submit = ["ray", "job", "submit", "--working-dir", ".", "--"]
     cluster.call(*submit, *job, "compute.shared_filesystem=true", cwd=clone)
-    assert storage.read_json(f"{run}/ablation/steps/short/srresnet/stage.json")["done"]
-    assert storage.read_json(f"{run}/ablation/steps/results.json")[0]["state"] == "done"
+    (row,) = storage.read_json(f"{run}/ablation/steps/results.json")["trials"]
+    assert row["state"] == "done"
+    assert storage.read_json(f"{run}/{row['stages']['srresnet']}/stage.json")["done"]
 
 
 @pytest.mark.ray

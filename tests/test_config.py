@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from ranksr.config import Config, SRResNet, UserError, load_ablation, load_config
+from ranksr.config import Config, SRResNet, UserError, load_config
 
 RECIPES = ("paper", "authors_code", "single_gpu", "demo")
 
@@ -20,14 +20,6 @@ def test_every_recipe_begins_with_what_it_reproduces_expects_costs_and_its_comma
 ) -> None:
     head = (root / "configs" / f"{name}.yaml").read_text().split("\nname:")[0]
     assert all(word in head for word in ("# Expected", "# Hours", "# Command", f"configs/{name}.yaml"))
-
-
-@pytest.mark.parametrize("name", ["loss", "metric", "methods", "target"])
-def test_every_ablation_fits_the_paper_config(root: pathlib.Path, name: str) -> None:
-    study = load_ablation(root / "configs" / "ablations" / f"{name}.yaml")
-    for trial in study.trials:
-        changed = load_config(root / "configs" / "paper.yaml", [*study.common, *trial.overrides])
-        assert study.method in changed.evaluation.methods
 
 
 def test_paper_preset_has_the_papers_numbers(root: pathlib.Path) -> None:
@@ -127,9 +119,3 @@ def test_a_file_that_is_no_config_is_named(tmp_path: pathlib.Path, text: str | N
         (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(UserError, match=says):
         load_config(tmp_path / "x.yaml")
-
-
-def test_trials_need_different_names(tmp_path: pathlib.Path) -> None:
-    (tmp_path / "a.yaml").write_text("about: x\nmethod: srgan\ntrials: [{name: a}, {name: a}]\n")
-    with pytest.raises(UserError, match="different names"):
-        load_ablation(tmp_path / "a.yaml")

@@ -1,4 +1,4 @@
-"""The whole method at a tiny size: every stage real, reuse, refusal, faults, the ablation."""
+"""The whole method at a tiny size: every stage real, reuse, refusal, faults."""
 
 import math
 import pathlib
@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
-from ranksr import ablation, pipeline, storage
-from ranksr.config import Ablation, Config, Trial, UserError, load_config
+from ranksr import pipeline, storage
+from ranksr.config import Config, UserError, load_config
 from ranksr.runs import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -109,33 +109,6 @@ def test_a_changed_key_is_refused_by_name(config: Config, finished: str) -> None
 def test_compute_is_no_part_of_the_identity_of_a_stage(config: Config, finished: str) -> None:
     changed = config.with_overrides(["compute.num_workers=2", "compute.log_every_steps=1"])
     assert all(stage.done for stage in pipeline.plan(context(changed, finished)))
-
-
-def test_trials_build_what_they_change_and_one_that_fails_stops_no_other(config: Config, finished: str) -> None:
-    base = context(config, finished)
-    study = Ablation(
-        about="pixel weights",
-        method="ranksrgan",
-        common=("evaluation.methods=[ranksrgan]",),
-        trials=(
-            Trial(name="pixel_0", overrides=("methods.ranksrgan.weights.pixel=0",)),
-            Trial(name="broken", overrides=("methods.ranksrgan.train.learning_rate=1e30",)),
-        ),
-    )
-    rows = {row["trial"]: row for row in ablation.run_ablation(study, base, "test")}
-    assert rows["pixel_0"]["state"] == "done"
-    assert {score["metric"] for score in rows["pixel_0"]["scores"]} == {"niqe", "ma", "pi", "psnr"}
-    assert rows["broken"]["state"] == "failed"
-    assert "not finite" in rows["broken"]["error"]
-    trial = f"{finished}/ablation/test/pixel_0"
-    built = {name.split("/")[0] for name, _ in storage.list_files(trial) if name.endswith("stage.json")}
-    assert built == {"ranksrgan", "evaluation"}
-    assert "pixel_0" in storage.read_bytes(storage_report(base)).decode()
-
-
-def storage_report(base: pipeline.Context) -> str:
-    pipeline.write_report(base)
-    return base.run.path("report", "index.html")
 
 
 def test_photographs_added_later_are_noticed(config: Config, finished: str, tmp_path: pathlib.Path) -> None:

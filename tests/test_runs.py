@@ -41,17 +41,27 @@ def test_the_fingerprint_follows_the_inputs(run: Run) -> None:
     assert run.find("a", {}, {"x": "1"}).fingerprint != run.find("a", {}, {"x": "2"}).fingerprint
 
 
-def test_a_trial_takes_a_finished_stage_of_its_run_and_builds_a_changed_one_itself(run: Run) -> None:
-    trial = Run(run.path("ablation", "loss", "t"), parent=run)
+def test_a_trial_takes_a_finished_stage_of_its_run_and_builds_a_changed_one_among_the_trials(run: Run) -> None:
     base = run.finish(run.begin(run.find("srgan", {"steps": 1}, {})), {})
-    assert trial.find("srgan", {"steps": 1}, {}).folder == base.folder
-    changed = trial.find("srgan", {"steps": 2}, {})
-    assert (changed.state, changed.folder) == ("new", trial.path("srgan"))
+    assert run.trials.find("srgan", {"steps": 1}, {}).folder == base.folder
+    changed = run.trials.find("srgan", {"steps": 2}, {})
+    assert (changed.state, changed.folder) == (
+        "new",
+        run.path("ablation", "stages", f"srgan-{changed.fingerprint[:12]}"),
+    )
+    assert run.tensorboard(base) == run.path("tensorboard", "srgan")
+    assert run.trials.tensorboard(changed) == run.path("tensorboard", "stages", f"srgan-{changed.fingerprint[:12]}")
+
+
+def test_trials_that_change_the_same_share_what_one_of_them_built(run: Run) -> None:
+    run.trials.finish(run.trials.begin(run.trials.find("srgan", {"steps": 2}, {})), {})
+    assert run.trials.find("srgan", {"steps": 2}, {}).done
+    assert run.trials.find("srgan", {"steps": 3}, {}).state == "new"  # beside it: nothing is refused
 
 
 def test_a_trial_does_not_take_an_unfinished_stage(run: Run) -> None:
     run.begin(run.find("srgan", {}, {}))
-    assert Run(run.path("trial"), parent=run).find("srgan", {}, {}).state == "new"
+    assert run.trials.find("srgan", {}, {}).state == "new"
 
 
 def test_run_json_tells_how_the_numbers_came_about(run: Run, demo) -> None:

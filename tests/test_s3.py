@@ -73,9 +73,10 @@ def test_tensorboard_reads_the_curves(said: str, tmp_path: pathlib.Path) -> None
 
 
 def test_the_trial_was_trained_in_the_bucket(said: str) -> None:
-    (row,) = storage.read_json(f"{RUN}/ablation/pixel/results.json")
+    (row,) = storage.read_json(f"{RUN}/ablation/pixel/results.json")["trials"]
     assert (row["trial"], row["state"]) == ("half", "done")
-    assert storage.exists(f"{RUN}/ablation/pixel/half/ranksrgan/weights.pt")
+    assert storage.exists(f"{RUN}/{row['stages']['ranksrgan']}/weights.pt")
+    assert storage.list_files(f"{RUN}/tensorboard/ablation/pixel/half-seed0")
 
 
 def test_a_finished_run_in_a_bucket_stays_as_it_is(said: str, root: pathlib.Path, arguments: list[str]) -> None:

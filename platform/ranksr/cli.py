@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ranksr import progress, storage
-from ranksr.config import Config, UserError, load_ablation, load_config
+from ranksr.config import Config, UserError, load_config
 
 log = logging.getLogger(__name__)
 
@@ -127,19 +127,18 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 def ablation(parsed: argparse.Namespace) -> int:
     """The run where it is not finished, then every trial; exit code 1 when a trial failed."""
-    from ranksr import ablation, pipeline
+    from ranksr import pipeline
+    from ranksr.ablation import study, tune
 
-    study, name = load_ablation(parsed.ablation), pathlib.Path(parsed.ablation).stem
+    studies = study.load_studies(parsed.ablation)
     context = open_run(parsed)
-    ablation.prepare(study, context.config, context.run, name)  # mistakes in the file first
-    pipeline.run_pipeline(context, parsed.overrides)
-    rows = ablation.run_ablation(study, context, name)
+    log.info("ablation %s: %s", ", ".join(studies), tune.expected_cost(studies, context))
+    if pipeline.build_stages(context, parsed.overrides):
+        log.info("ablation %s: %s", ", ".join(studies), tune.expected_cost(studies, context))
+    rows = tune.run_studies(studies, context)
     pipeline.write_report(context)
-    for row in rows:
-        scores = "  ".join(f"{score['test_set']} {score['metric']} {score['mean']:.3f}" for score in row["scores"])
-        print(f"{row['trial']:24s} {row['state']:7s} {scores or row['error']}")
     print(f"report: {context.run.path('report', 'index.html')}")
-    return 0 if all(row["state"] == "done" for row in rows) else 1
+    return 0 if all(row["state"] in ("done", "stopped") for each in rows.values() for row in each) else 1
 
 
 def _score_arguments(parser: argparse.ArgumentParser) -> None:

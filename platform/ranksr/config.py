@@ -134,6 +134,8 @@ class Training(Section):
     beta1: Fraction = 0.9
     beta2: Fraction
     weight_decay: NonNegative = 0.0
+    seed: int | None = None
+    """Of the initial weights and of the drawn samples; null: the run's `seed`, which also splits the photographs."""
     milestones: tuple[PositiveInt, ...] = ()
     """Steps after which the learning rate is multiplied by `gamma`."""
     gamma: Fraction = 0.5
@@ -289,34 +291,6 @@ class Config(Section):
     def with_overrides(self, overrides: list[str] | tuple[str, ...]) -> "Config":
         """A changed, checked copy. `overrides` are `key.path=value`, the value in YAML."""
         return _validated(config_files.override(self.model_dump(mode="json"), overrides), "the overrides")
-
-
-class Trial(Section):
-    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
-    overrides: tuple[str, ...] = ()
-    """`key.path=value`, what this trial changes."""
-
-
-class Ablation(Section):
-    about: str
-    """What it reproduces."""
-    method: str
-    """The method whose scores the trials are compared by."""
-    common: tuple[str, ...] = ()
-    """Overrides of every trial."""
-    trials: tuple[Trial, ...]
-
-    @pydantic.model_validator(mode="after")
-    def _names_are_unique(self) -> Self:
-        names = [trial.name for trial in self.trials]
-        if not names or len(set(names)) != len(names):
-            raise ValueError(f"trials need different names, at least one: {', '.join(names) or 'there is none'}")
-        return self
-
-
-def load_ablation(path: str | pathlib.Path) -> Ablation:
-    """Read the YAML file of an ablation."""
-    return config_files.checked(Ablation, config_files.load_mapping(path), str(path))
 
 
 def load_config(path: str | pathlib.Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:

@@ -96,3 +96,8 @@ def flatten(prefix: str, node: Any, flat: dict[str, Any]) -> None:
             flatten(f"{prefix}.{key}", value, flat)
     else:
         flat[prefix] = node
+
+
+def to_yaml(value: Any) -> str:
+    """A value as an override takes it, on one line."""
+    return yaml.safe_dump(value, default_flow_style=True, width=10**6).removesuffix("\n").removesuffix("\n...")

@@ -40,14 +40,22 @@ class Context:
     """Called before the first stage that has work to do, so that a finished run needs no Ray."""
     dry: bool = False
     """Only find out how the stages stand; nothing is built."""
+    tuned: str | None = None
+    """The stage whose validations a trial of Ray Tune reports."""
     stages: dict[str, Stage] = dataclasses.field(default_factory=dict)
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
+    """Of sources and files, each read once however many stages, and trials, depend on it."""
 
     def digest(self, source: str) -> str:
-        """Identity of a source of photographs, listed once however many stages read it."""
+        """Identity of a source of photographs."""
         if source not in self.digests:
             self.digests[source] = sources.source_digest(source)
         return self.digests[source]
+
+    def file_digest(self, path: str) -> str:
+        if path not in self.digests:
+            self.digests[path] = storage.digest(path)
+        return self.digests[path]
 
     def stage(
         self, name: str, settings: dict[str, Any], inputs: dict[str, str], build: Callable[[Stage], dict[str, Any]]
@@ -97,7 +105,7 @@ def calibration(context: Context) -> Stage:
     config, scoring = context.config, context.config.scoring
     inputs = {"data.hr": context.digest(config.data.hr)}
     if scoring.ma_opinions:
-        inputs["scoring.ma_opinions"] = storage.digest(scoring.ma_opinions)
+        inputs["scoring.ma_opinions"] = context.file_digest(scoring.ma_opinions)
         scoring = scoring.model_copy(update={"ma_opinions": storage.absolute(scoring.ma_opinions)})
     fitted = [key for key in ("niqe_model", "ma_model") if getattr(scoring, key) == "fit"]
     return context.stage(
@@ -121,7 +129,7 @@ def judge(context: Context) -> tuple[Judge, dict[str, str]]:
             stage = calibration(context)
             inputs[f"scoring.{key}"] = stage.fingerprint
             return stage.path({"niqe_model": "niqe.npz", "ma_model": "ma.forest"}[key])
-        inputs[f"scoring.{key}"] = storage.digest(model)
+        inputs[f"scoring.{key}"] = context.file_digest(model)
         return storage.absolute(model)
 
     niqe, ma = resolve("niqe_model", scoring.niqe_model), resolve("ma_model", scoring.ma_model)
@@ -140,9 +148,10 @@ def generator(context: Context, name: str) -> Stage:
     if trained_ranker:
         inputs["ranker"] = trained_ranker.fingerprint
     settings = config.select("seed", "scoring.profile", "validation", f"methods.{name}", *_loss_settings(method))
+    settings = _reseeded(settings, f"methods.{name}.train")
     settings.pop(f"methods.{name}.start")  # an input: where a file lies does not matter, what it holds does
     if method.weights.perceptual:
-        _external(settings, inputs, "perceptual.weights")
+        _external(context, settings, inputs, "perceptual.weights")
 
     def build(stage: Stage) -> dict[str, Any]:
         weights = trained_ranker.path("weights.pt") if trained_ranker else None
@@ -169,14 +178,20 @@ def _start(context: Context, method: Method, inputs: dict[str, str]) -> str | No
         stage = generator(context, method.start)
         inputs[method.start] = stage.fingerprint
         return stage.path("weights.pt")
-    inputs["start"] = storage.digest(method.start)
+    inputs["start"] = context.file_digest(method.start)
     return storage.absolute(method.start)
 
 
-def _external(settings: dict[str, Any], inputs: dict[str, str], key: str) -> None:
+def _external(context: Context, settings: dict[str, Any], inputs: dict[str, str], key: str) -> None:
     """A file named by a setting counts by its content, not by its path."""
     if settings[key] not in ("published", "random"):
-        inputs[key] = storage.digest(settings.pop(key))
+        inputs[key] = context.file_digest(settings.pop(key))
+
+
+def _reseeded(settings: dict[str, Any], training: str) -> dict[str, Any]:
+    """A training's own seed stands in the run's place, so that naming the run's seed changes nothing."""
+    own = settings.pop(f"{training}.seed")
+    return settings if own is None else {**settings, "seed": own}
 
 
 def _with_absolute_paths(config: Config) -> Config:
@@ -187,8 +202,8 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob) -> dict[str, Any]:
-    place = Place(stage.name, stage.folder, context.run.path("tensorboard", stage.name))
-    results = launch.train(job, place)
+    place = Place(stage.name, stage.folder, context.run.tensorboard(stage))
+    results = launch.train(job, place, tell_tune=stage.name == context.tuned)
     if "error" in results:
         raise RuntimeError(f"{stage.name}: {results['error']}")
     return results
@@ -212,7 +227,7 @@ def _made(context: Context, names: tuple[str, ...], test_sets: tuple[str, ...] =
             listed = [storage.join(path, test_set) for test_set in test_sets] or [path]
             fingerprints[name] = storage.digest_of([context.digest(each) for each in listed])
         else:
-            made[name], fingerprints[name] = path, storage.digest(path)
+            made[name], fingerprints[name] = path, context.file_digest(path)
     return rank_job.Made(made, folders, fingerprints)
 
 
@@ -245,10 +260,17 @@ def ranker(context: Context) -> Stage:
     config = context.config
     return context.stage(
         "ranker",
-        config.select("seed", "validation", "ranker"),
+        _reseeded(config.select("seed", "validation", "ranker"), "ranker.train"),
         {"rank_dataset": ranked.fingerprint},
         lambda stage: _train(context, stage, launch.RankerJob(config, ranked.folder)),
     )
+
+
+def stage_of(context: Context, name: str) -> Stage:
+    """The stage of this name: that of a method, or one of the others."""
+    if name in context.config.methods:
+        return generator(context, name)
+    return {each.__name__: each for each in (patches, calibration, rank_dataset, ranker, evaluation)}[name](context)
 
 
 def evaluation(context: Context) -> Stage:
@@ -363,7 +385,8 @@ def build_stages(context: Context, overrides: list[str], last: Callable[[Context
         storage.probe(context.run.root)
         fetch_published(context.config, missing)
         context.start_ray()  # a cluster that is too small refuses before anything is written
-        context.run.describe(context.config, overrides)
+        if context.run.parent is None:
+            context.run.describe(context.config, overrides)
     (last or evaluation)(context)
     return bool(missing)
 

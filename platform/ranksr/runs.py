@@ -45,10 +45,20 @@ class Stage:
 class Run:
     root: str
     parent: "Run | None" = None
-    """Where a trial looks first for a finished stage with the same fingerprint."""
+    """Of the trials of an ablation: the run where they look first for a finished stage with the same fingerprint."""
 
     def path(self, *parts: str) -> str:
         return storage.join(self.root, *parts)
+
+    @property
+    def trials(self) -> "Run":
+        """Where all trials of this run's ablations build what they change, each stage once: <stage>-<fingerprint>/."""
+        return Run(self.path("ablation", "stages"), parent=self)
+
+    def tensorboard(self, stage: Stage) -> str:
+        """Where the stage writes its event files."""
+        above = self.parent.path("tensorboard", "stages") if self.parent else self.path("tensorboard")
+        return storage.join(above, stage.folder.rsplit("/", 1)[-1])
 
     def find(self, name: str, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
         """The stage as it stands, without touching anything.
@@ -56,28 +66,28 @@ class Run:
         Raises UserError when the folder holds the same stage made with other settings or inputs.
         """
         fingerprint = storage.digest_of([name, settings, inputs])
-        ancestor = self.parent
-        while ancestor is not None:
-            inherited = ancestor.recorded(name)
+        folder = name
+        if self.parent:
+            inherited = self.parent.recorded(name)
             if inherited is not None and inherited.done and inherited.fingerprint == fingerprint:
                 return inherited
-            ancestor = ancestor.parent
-        found = self.recorded(name)
+            folder = f"{name}-{fingerprint[:12]}"
+        found = self.recorded(folder)
         if found is None:
-            return Stage(name, self.path(name), fingerprint, settings, inputs, "new", {})
+            return Stage(name, self.path(folder), fingerprint, settings, inputs, "new", {})
         if found.fingerprint != fingerprint:
             raise UserError(_refusal(found, settings, inputs))
         return found
 
-    def recorded(self, name: str) -> Stage | None:
-        """The stage that lies in this run's own folder, whatever its settings."""
-        path = self.path(name, "stage.json")
+    def recorded(self, folder: str) -> Stage | None:
+        """The stage that lies in this folder of the run, whatever its settings."""
+        path = self.path(folder, "stage.json")
         if not storage.exists(path):
             return None
         entry = storage.read_json(path)
         return Stage(
-            name=name,
-            folder=self.path(name),
+            name=entry["stage"],
+            folder=self.path(folder),
             fingerprint=entry["fingerprint"],
             settings=entry["settings"],
             inputs=entry["inputs"],

@@ -18,7 +18,7 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from ranksr import checkpoints, cluster, progress, storage
-from ranksr.config import Config, UserError
+from ranksr.config import Config, Training, UserError
 from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages, prefetch, shard
 from ranksr.data.labels import derive_labels
 from ranksr.data.local_copy import LocalCopy
@@ -49,7 +49,7 @@ class SRJob:
     judge: Judge
 
     @property
-    def training(self) -> Any:
+    def training(self) -> Training:
         return self.config.methods[self.method].train
 
     @property
@@ -74,7 +74,7 @@ class SRJob:
             ranker=checkpoints.load_ranker(self.ranker) if self.ranker else None,
             validation=[held_out.pair(index) for index in chosen],
         )
-        return learner, CropFeed(SubImages(copy.read(self.patches, "train")), method.hr_patch_px, config.seed).batch
+        return learner, CropFeed(SubImages(copy.read(self.patches, "train")), method.hr_patch_px, seed_of(self)).batch
 
     def conclude(self, learner: Learner, place: Place, world: World) -> dict[str, Any]:
         """What else a finished training leaves: nothing."""
@@ -89,7 +89,7 @@ class RankerJob:
     rank_dataset: str
 
     @property
-    def training(self) -> Any:
+    def training(self) -> Training:
         return self.config.ranker.train
 
     @property
@@ -103,7 +103,7 @@ class RankerJob:
         chosen = evenly(len(held_out.values), self.config.validation.num_patches)[
             world.worker_rank :: world.num_workers
         ]
-        feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), self.config.seed)
+        feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), seed_of(self))
         if not len(feed):
             raise UserError(
                 f"{self.rank_dataset} has no training location whose methods differ on {ranker.metric} by more than "
@@ -126,16 +126,22 @@ class RankerJob:
         return {"every_validation_location": ranker_report.summarise(rows, self.config.ranker.min_gap)}
 
 
+def seed_of(job: SRJob | RankerJob) -> int:
+    """Of the initial weights and of the samples."""
+    return job.config.seed if job.training.seed is None else job.training.seed
+
+
 def evenly(size: int, count: int) -> list[int]:
     """At most `count` indices below `size`, evenly spread."""
     return [round(index * size / count) for index in range(count)] if size > count else list(range(size))
 
 
-def train(job: SRJob | RankerJob, place: Place) -> dict[str, Any]:
+def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict[str, Any]:
     """Run a training to its end on `compute.num_workers` workers; returns its last validation.
 
     A worker that dies is replaced, and all go on from the last checkpoint, `compute.max_failures` times. SIGTERM: the
-    workers finish their step and write a checkpoint, and this process exits with 143.
+    workers finish their step and write a checkpoint, and this process exits with 143. In a trial of Tune with
+    `tell_tune`: Tune sees every validation, and a STOP_FILE in the stage's folder raises StopRequested here.
     """
     compute = job.config.compute
     cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
@@ -159,19 +165,22 @@ def train(job: SRJob | RankerJob, place: Place) -> dict[str, Any]:
             name="ray_train",
             storage_path=place.folder,
             failure_config=ray.train.FailureConfig(max_failures=compute.max_failures),
-            callbacks=_tune_callbacks(),
+            callbacks=_tune_callbacks() if tell_tune else [],
             # Train's own INFO and WARNING lines repeat every second what ours say once.
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
     with _stopping_on_sigterm(place) as stopping:
         results = trainer.fit().return_value
-    if stopping.is_set():
+    if "stopped" in results or stopping.is_set():
         storage.delete(storage.join(place.folder, STOP_FILE))
-        when = results.get("stopped", "after its last step")
+    if stopping.is_set():
+        when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
         log.warning("%s: stopped by SIGTERM %s; the same command continues", place.name, when)
         raise SystemExit(128 + signal.SIGTERM)
-    return results
+    if "stopped" in results:
+        raise StopRequested(results["stopped"])
+    return {**results, "num_workers": compute.num_workers}
 
 
 @contextlib.contextmanager
@@ -183,7 +192,7 @@ def _stopping_on_sigterm(place: Place) -> Iterator[threading.Event]:
     """
     asked, flag = threading.Event(), storage.join(place.folder, STOP_FILE)
     storage.delete(flag)  # of a driver that was killed while it waited
-    if threading.current_thread() is not threading.main_thread():  # a Tune trial: its own driver stops it
+    if threading.current_thread() is not threading.main_thread():  # a Tune trial: the scheduler writes the file
         yield asked
         return
 
@@ -200,11 +209,9 @@ def _stopping_on_sigterm(place: Place) -> Iterator[threading.Event]:
 
 
 def _tune_callbacks() -> list[Any]:
-    """Inside a Tune trial, what is reported reaches Tune."""
     from ray.tune.integration.ray_train import TuneReportCallback
-    from ray.tune.trainable.trainable_fn_utils import _in_tune_session
 
-    return [TuneReportCallback()] if _in_tune_session() else []
+    return [TuneReportCallback()]
 
 
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
@@ -213,7 +220,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     progress.log_to_stdout()
     logging.getLogger().setLevel(logging.WARNING)  # Train logs every report there, past its own log level
     torch.set_num_threads(compute.threads_per_worker)
-    torch.manual_seed(job.config.seed)  # the same initial weights on every worker, and in every run
+    torch.manual_seed(seed_of(job))  # the same initial weights on every worker, and in every run
     device = ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collective calls on Python objects take the current one
@@ -239,7 +246,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
         # Starting again from the checkpoint would only meet it again: end as a result, not as a failure.
         return {"error": str(error)}
     except StopRequested as request:
-        return {"stopped": f"after step {request.step}, with a checkpoint"}
+        return {"stopped": request.step}
 
 
 def _watch(flag: str) -> threading.Event:

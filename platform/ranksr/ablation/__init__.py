@@ -1,0 +1,1 @@
+"""Ablations: study (what), schedule (in which order), tune (by Ray Tune), results (what they leave), show."""

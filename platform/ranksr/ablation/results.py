@@ -1,0 +1,146 @@
+"""What an ablation leaves: <run>/ablation/<name>/results.json and results.parquet, and its trials in TensorBoard."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import tensorboardX
+import tensorboardX.summary
+
+from ranksr import storage
+from ranksr.ablation.study import Study, Trial, varied
+from ranksr.runs import Run, Stage
+from ranksr.train.journal import LAYOUT
+
+Row = dict[str, Any]
+
+SCHEMA = pa.schema(
+    [
+        ("trial", pa.string()),
+        ("seed", pa.int64()),
+        ("test_set", pa.string()),
+        ("image", pa.string()),
+        ("metric", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+
+def write_results(
+    run: Run, name: str, study: Study, trials: Sequence[Trial], plans: dict[str, list[Stage]], errors: dict[str, str]
+) -> list[Row]:
+    """Write results.json and results.parquet as things stand, and return the trials' rows of results.json.
+
+    `plans` and `errors` are by trial key; the errors of those that failed.
+    """
+    settings, stopped = varied(list(trials)), read_stopped(run, name)
+    rows = [_row(run, study, trial, plans[trial.key], errors.get(trial.key), stopped) for trial in trials]
+    for row, trial in zip(rows, trials, strict=True):
+        row["settings"] = settings[trial.key]
+    scores = [_scores(trial, study.method, plans[trial.key][-1]) for trial in trials if plans[trial.key][-1].done]
+    table = pa.concat_tables([SCHEMA.empty_table(), *scores])
+    storage.write_table(run.path("ablation", name, "results.parquet"), table)
+    entry = {
+        "name": name,
+        "about": study.about,
+        "method": study.method,
+        "table": study.table,
+        "base": study.compared_to or trials[0].name,
+        "varied": list(next(iter(settings.values()))),
+        "search": {"metric": study.early_stopping.metric} if study.early_stopping else None,
+        "trials": rows,
+    }
+    storage.write_json(run.path("ablation", name, "results.json"), entry)
+    return rows
+
+
+def _row(run: Run, study: Study, trial: Trial, stages: list[Stage], error: str | None, stopped: dict[str, Row]) -> Row:
+    by_name = {stage.name: stage for stage in stages}
+    training = by_name[study.method]
+    seen = [row for row in storage.read_jsonl(training.path("metrics.jsonl")) if row["split"] == "val"]
+    if stages[-1].done:
+        state = "done"
+    elif training.fingerprint in stopped:
+        state, seen = "stopped", seen or [stopped[training.fingerprint]]
+    else:
+        state = "failed" if error else "waiting"
+    last = seen[-1] if seen else {}
+    ranker = by_name.get("ranker")
+    return {
+        "trial": trial.name,
+        "seed": trial.seed,
+        "overrides": trial.overrides,
+        "state": state,
+        "error": error,
+        "step": last.get("step"),
+        "steps": trial.config.methods[study.method].train.steps,
+        "validation": {key: value for key, value in last.items() if key not in ("step", "split")},
+        "stages": {stage.name: stage.folder.removeprefix(run.root).strip("/") for stage in stages},
+        "ranker": ranker.results.get("every_validation_location") if ranker else None,
+        "seconds": sum(stage.results.get("seconds") or 0 for stage in stages if run.trials.root in stage.folder),
+    }
+
+
+def _scores(trial: Trial, method: str, evaluation: Stage) -> pa.Table:
+    table = storage.read_table(evaluation.path("scores.parquet"))
+    table = table.filter(pyarrow.compute.equal(table["method"], method))
+    columns = {name: table[name] for name in SCHEMA.names if name in table.column_names}
+    columns |= {"trial": [trial.name] * len(table), "seed": [trial.seed] * len(table)}
+    return pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
+
+
+def _stopped_path(run: Run, name: str) -> str:
+    return run.path("ablation", name, "stopped.json")
+
+
+def read_stopped(run: Run, name: str) -> dict[str, Row]:
+    """Fingerprint of a training that early stopping ended -> the validation by which it did."""
+    path = _stopped_path(run, name)
+    return storage.read_json(path) if storage.exists(path) else {}
+
+
+def write_stopped(run: Run, name: str, fingerprint: str, validation: Row) -> None:
+    """Remember, before it is told to stop, that this training need not go on."""
+    storage.write_json(_stopped_path(run, name), {**read_stopped(run, name), fingerprint: validation})
+
+
+def write_tensorboard(run: Run, name: str, study: Study, trials: Sequence[Trial], rows: Sequence[Row]) -> None:
+    """<run>/tensorboard/ablation/<name>/<trial>: its validation curve, varied settings and final scores.
+
+    The events while a training runs lie in <run>/tensorboard/stages, whose folders trials share.
+    """
+    scores = _mean_scores(storage.read_table(run.path("ablation", name, "results.parquet")))
+    metrics = dict.fromkeys(tag for means in scores.values() for tag in means)
+    for trial, row in zip(trials, rows, strict=True):
+        folder = run.path("tensorboard", "ablation", name, f"{trial.name}-seed{trial.seed}")
+        for path, _ in storage.list_files(folder):
+            storage.delete(storage.join(folder, path))  # an earlier start's
+        with tensorboardX.SummaryWriter(folder) as board:
+            board.add_custom_scalars(LAYOUT)
+            for value in storage.read_jsonl(run.path(row["stages"][study.method], "metrics.jsonl")):
+                if value["split"] == "val":
+                    for tag in (tag for tag in value if tag not in ("step", "split") and math.isfinite(value[tag])):
+                        board.add_scalar(f"val/{tag}", value[tag], value["step"])
+            settings = {key: _shown(value) for key, value in row["settings"].items()}
+            for summary in tensorboardX.summary.hparams({**settings, "seed": trial.seed}, dict.fromkeys(metrics, 0)):
+                board.file_writer.add_summary(summary)
+            for tag, value in scores.get((trial.name, trial.seed), {}).items():
+                board.add_scalar(tag, value, row["steps"])
+
+
+def _shown(value: Any) -> bool | int | float | str:
+    return value if isinstance(value, bool | int | float) else str(value)
+
+
+def _mean_scores(table: pa.Table) -> dict[tuple[str, int], dict[str, float]]:
+    """(trial, seed) -> `final/<test set>/<metric>` -> mean over the images that have a score."""
+    table = table.filter(pyarrow.compute.is_finite(table["value"]))
+    keys = ["trial", "seed", "test_set", "metric"]
+    found: dict[tuple[str, int], dict[str, float]] = {}
+    for row in table.group_by(keys, use_threads=False).aggregate([("value", "mean")]).to_pylist():
+        found.setdefault((row["trial"], row["seed"]), {})[f"final/{row['test_set']}/{row['metric']}"] = row[
+            "value_mean"
+        ]
+    return found

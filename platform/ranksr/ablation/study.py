@@ -1,0 +1,190 @@
+"""What an ablation file says, and the trials that it means: listed ones, grids, search spaces, each with every seed."""
+
+import dataclasses
+import itertools
+import pathlib
+import re
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import pydantic
+import ray.tune
+
+from ranksr import config_files, storage
+from ranksr.config import Config, Section, UserError
+from ranksr.pipeline import require_known
+
+Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+Distribution = Literal["choice", "uniform", "quniform", "loguniform", "qloguniform", "randint", "lograndint"]
+
+
+class Listed(Section):
+    name: Name
+    overrides: tuple[str, ...] = ()
+    """`key.path=value`, what this trial changes."""
+
+
+class Search(Section):
+    """Random search: each trial draws a value for every key, the same ones whenever the file is read."""
+
+    num_trials: Annotated[int, pydantic.Field(gt=0)]
+    seed: int = 0
+    space: dict[str, dict[Distribution, Any]]
+    """Key to one distribution of Ray Tune and its arguments, e.g. {loguniform: [0.003, 0.3]}, {choice: [1, 2]}."""
+
+
+class EarlyStopping(Section):
+    """ASHA: a trial whose validation is among the worst at a rung ends there, without an evaluation."""
+
+    metric: Literal["niqe", "psnr", "pi"]
+    """Of the validation; pi only with scoring.ma_model."""
+    grace_fraction: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.1
+    """Part of the training that every trial is given; the rungs are at this fraction times powers of the factor."""
+    reduction_factor: Annotated[float, pydantic.Field(gt=1)] = 3
+    """At a rung, one of this many trials goes on."""
+
+
+class Study(Section):
+    """The file of an ablation."""
+
+    about: str
+    """What it reproduces."""
+    method: str
+    """The method whose scores the trials are compared by."""
+    table: int | None = None
+    """The table of the paper whose rows the trials repeat."""
+    compared_to: str | None = None
+    """The base trial; null: the first."""
+    common: tuple[str, ...] = ()
+    """Overrides of every trial. The evaluation of `method` alone need not be named."""
+    seeds: tuple[int, ...] | None = None
+    """Of the trainings of the Ranker and of `method`: every trial runs with each. null: the run's own."""
+    trials: tuple[Listed, ...] = ()
+    grid: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
+    """Key to values: a trial for every combination."""
+    search: Search | None = None
+    early_stopping: EarlyStopping | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _trials_are_told_apart(self) -> Self:
+        names = [trial.name for trial in self.listed()]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(f"trials need different names, at least one: {', '.join(names) or 'there is none'}")
+        if self.compared_to is not None and self.compared_to not in names:
+            raise ValueError(f"compared_to={self.compared_to} is no trial; choose from {', '.join(names)}")
+        return self
+
+    def listed(self) -> list[Listed]:
+        """The listed trials, those of the grid, those of the search."""
+        combinations = itertools.product(*self.grid.values()) if self.grid else ()
+        grid = [_trial(dict(zip(self.grid, values, strict=True))) for values in combinations]
+        return [*self.trials, *grid, *(_trial(values) for values in _draws(self.search))]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """One trial of a study with one seed."""
+
+    study: str
+    name: str
+    seed: int
+    overrides: list[str]
+    """All that it changes in the run's config, seeds too."""
+    config: Config
+
+    @property
+    def key(self) -> str:
+        return f"{self.study}/{self.name}/{self.seed}"
+
+
+def load_studies(path: str | pathlib.Path) -> dict[str, Study]:
+    """The studies of a file, by name: the file's own, or those of the files that its `studies:` names (relative to it).
+
+    Raises UserError.
+    """
+    path = pathlib.Path(path)
+    tree = config_files.read_yaml(path)
+    if "studies" not in tree:
+        return {path.stem: config_files.checked(Study, tree, str(path))}
+    if set(tree) != {"about", "studies"} or not isinstance(tree["studies"], list):
+        raise UserError(f"{path}: beside `studies:`, a list of files, it holds `about:` only, not {', '.join(tree)}")
+    return {name: study for entry in tree["studies"] for name, study in load_studies(path.parent / entry).items()}
+
+
+def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
+    """Every trial with its checked config. Raises UserError for an override that does not fit."""
+    prepared = []
+    for name, study in studies.items():
+        if study.method not in config.methods:
+            raise UserError(
+                f"ablation {name}: method={study.method} is none of the config's: {', '.join(config.methods)}"
+            )
+        if study.early_stopping and study.early_stopping.metric == "pi" and config.scoring.ma_model is None:
+            raise UserError(f"ablation {name}: early_stopping.metric=pi needs scoring.ma_model; choose niqe or psnr")
+        for listed in study.listed():
+            for seed in study.seeds or (config.seed,):
+                # First, so that a trial may say otherwise.
+                given = [f"evaluation.methods=[{study.method}]", *study.common, *listed.overrides]
+                seeded = [f"{training}.train.seed={seed}" for training in ("ranker", f"methods.{study.method}")]
+                try:
+                    changed = config.with_overrides([*given, *seeded])
+                    require_known(changed)
+                except UserError as error:
+                    raise UserError(f"ablation {name}, trial {listed.name}: {error}") from error
+                prepared.append(Trial(name, listed.name, seed, [*given, *seeded], changed))
+    return prepared
+
+
+def varied(trials: list[Trial]) -> dict[str, dict[str, Any]]:
+    """Trial key -> the values of the settings in which the trials of one study differ, seeds left out."""
+    dumps = {trial.key: _flat(trial.config) for trial in trials}
+    keys = {key: None for flat in dumps.values() for key in flat if not key.endswith("train.seed")}
+    differing = [key for key in keys if len({storage.digest_of([flat.get(key)]) for flat in dumps.values()}) > 1]
+    return {trial: {key: flat.get(key) for key in differing} for trial, flat in dumps.items()}
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, node in config.model_dump(mode="json").items():
+        config_files.flatten(key, node, flat)
+    return flat
+
+
+def _trial(values: dict[str, Any]) -> Listed:
+    """A trial named after the values that it takes, e.g. `rank_content_0.03`."""
+    words = [f"{key.rpartition('.')[2]}_{_word(value)}" for key, value in values.items()]
+    return Listed(
+        name="-".join(words), overrides=tuple(f"{key}={config_files.to_yaml(value)}" for key, value in values.items())
+    )
+
+
+def _word(value: Any) -> str:
+    text = "_".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
+
+
+def _draws(search: Search | None) -> list[dict[str, Any]]:
+    if search is None:
+        return []
+    domains = {key: _domain(key, distribution) for key, distribution in search.space.items()}
+    draws = []
+    for number in range(search.num_trials):
+        rng = np.random.default_rng([search.seed, number])
+        values = {key: domain.sample(random_state=rng) for key, domain in domains.items()}
+        # Three digits say where a value lies, and can be read in a trial's name.
+        draws.append({key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in values.items()})
+    return draws
+
+
+def _domain(key: str, distribution: dict[Distribution, Any]) -> Any:
+    if len(distribution) != 1:
+        raise ValueError(f"search.space.{key} needs one distribution, e.g. {{uniform: [0, 1]}}, not {distribution}")
+    ((name, arguments),) = distribution.items()
+    try:
+        domain = ray.tune.choice(arguments) if name == "choice" else getattr(ray.tune, name)(*arguments)
+        domain.sample()
+    except (TypeError, ValueError, AssertionError, IndexError) as error:
+        raise ValueError(
+            f"search.space.{key}={{{name}: {arguments}}} is no distribution of Ray Tune: {error}"
+        ) from error
+    return domain

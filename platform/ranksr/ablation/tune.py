@@ -1,0 +1,270 @@
+"""Runs trials by Ray Tune: side by side as the cluster allows, each with its own Ray Train workers, in waves."""
+
+import dataclasses
+import functools
+import logging
+import math
+import os
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import ray
+import ray.data
+import ray.tune
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+
+from ranksr import cluster, metrics, pipeline, progress, storage
+from ranksr.ablation import results
+from ranksr.ablation.schedule import Cost, Plans, Wave, cost, next_wave, plan_trial
+from ranksr.ablation.study import EarlyStopping, Study, Trial, prepare
+from ranksr.config import Config
+from ranksr.runs import Run, Stage
+from ranksr.train.launch import STOP_FILE
+from ranksr.train.loop import StopRequested
+
+log = logging.getLogger(__name__)
+
+Rows = dict[str, list[results.Row]]
+"""By study."""
+
+
+def expected_cost(studies: dict[str, Study], context: pipeline.Context) -> Cost:
+    """What the run and all trials have to build, before any of it is; starts Ray when it is anything."""
+    trials = prepare(studies, context.config)
+    plans = {"": pipeline.plan(context), **_plans(trials, context)}
+    if any(not stage.done for stages in plans.values() for stage in stages):
+        context.start_ray()  # the CPUs tell how many trials run side by side
+    slots = _slots(context.config, len(trials)) if ray.is_initialized() else 1
+    return cost(plans, context.config.compute.num_workers, slots)
+
+
+def run_studies(studies: dict[str, Study], context: pipeline.Context) -> Rows:
+    """Run every unfinished trial and write what the ablations leave; returns the trials' rows of results.json.
+
+    The run itself must be finished: trials share its stages. A failing trial does not stop the others; the next start
+    tries it again. A trial that early stopping has ended is not taken up again.
+    """
+    trials = prepare(studies, context.config)
+    errors: dict[str, str] = {}
+    while True:
+        plans = _plans(trials, context)
+        rows = _write(studies, trials, plans, errors, context.run)
+        open_plans = {
+            trial.key: plans[trial.key]
+            for trial, row in zip(trials, [row for each in rows.values() for row in each], strict=True)
+            if row["state"] == "waiting"
+        }
+        wave = next_wave(open_plans)
+        if not wave:
+            break
+        context.start_ray()
+        said = _run_wave(studies, [trial for trial in trials if trial.key in wave], wave, open_plans, context)
+        errors |= _failed(said, wave, open_plans, context.run, trials, context.digests)
+    for name, study in studies.items():
+        of_study = [trial for trial in trials if trial.study == name]
+        results.write_tensorboard(context.run, name, study, of_study, rows[name])
+    return rows
+
+
+def _plans(trials: Sequence[Trial], context: pipeline.Context) -> dict[str, list[Stage]]:
+    return {trial.key: plan_trial(trial.config, context.run, context.digests) for trial in trials}
+
+
+def _write(studies: dict[str, Study], trials: Sequence[Trial], plans: Plans, errors: dict[str, str], run: Run) -> Rows:
+    rows = {}
+    for name, study in studies.items():
+        of_study = [trial for trial in trials if trial.study == name]
+        rows[name] = results.write_results(run, name, study, of_study, dict(plans), errors)
+    return rows
+
+
+def _failed(
+    said: dict[str, str], wave: Wave, plans: Plans, run: Run, trials: Sequence[Trial], digests: dict[str, str]
+) -> dict[str, str]:
+    """Trial -> why it cannot go on: its own error, or that of a trial that built a stage for it."""
+    failed: dict[str, str] = {}
+    for trial in trials:
+        if trial.key in wave and trial.key in said:
+            now = plan_trial(trial.config, run, digests)
+            failed |= {s.fingerprint: said[trial.key] for s in now if s.name in wave[trial.key] and not s.done}
+    return {
+        trial: failed[stage.fingerprint]
+        for trial, stages in plans.items()
+        for stage in stages
+        if stage.fingerprint in failed
+    }
+
+
+def _run_wave(
+    studies: dict[str, Study], trials: Sequence[Trial], wave: Wave, plans: Plans, context: pipeline.Context
+) -> dict[str, str]:
+    """Build what the wave says; returns the error of each trial that failed."""
+    log.info("ablation: %d trials go on with %s", len(wave), ", ".join(sorted({n for ns in wave.values() for n in ns})))
+    errors: dict[str, str] = {}
+    watched: dict[str, list[Trial]] = {}
+    for trial in trials:
+        last = wave[trial.key] == [plans[trial.key][-1].name]
+        watched.setdefault(trial.study if last and studies[trial.study].early_stopping else "", []).append(trial)
+    for name, group in watched.items():
+        work = [_Work(trial, wave[trial.key], context.run.trials, context.digests) for trial in group]
+        if not name:
+            errors |= _tune(work, context, None)
+            continue
+        study = studies[name]
+        assert study.early_stopping
+        stages = {trial.key: next(s for s in plans[trial.key] if s.name == study.method) for trial in group}
+        work = [dataclasses.replace(each, tuned=study.method) for each in work]
+        steps = max(trial.config.methods[study.method].train.steps for trial in group)
+        stop = functools.partial(results.write_stopped, context.run, name)
+        scheduler = Stopping(study.early_stopping, steps, stages, stop)
+        scheduler.replay(_finished_curves(name, study, context))
+        errors |= _tune(work, context, scheduler)
+    return errors
+
+
+def _finished_curves(name: str, study: Study, context: pipeline.Context) -> dict[str, list[results.Row]]:
+    """What the trainings of earlier starts reached, as far as they are over."""
+    entry = storage.read_json(context.run.path("ablation", name, "results.json"))
+    over = [row["stages"][study.method] for row in entry["trials"] if row["state"] in ("done", "stopped")]
+    return {stage: storage.read_jsonl(context.run.path(stage, "metrics.jsonl")) for stage in over}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+    """What a trial's own process does."""
+
+    trial: Trial
+    stages: list[str]
+    run: Run
+    digests: dict[str, str]
+    tuned: str | None = None
+
+    def do(self) -> dict[str, Any]:
+        """Build the stages. What goes wrong comes back as `error`: only a process that dies is tried again by Tune."""
+        context = pipeline.Context(
+            self.trial.config, self.run, start_ray=lambda: None, tuned=self.tuned, digests=self.digests
+        )
+        try:
+            for name in self.stages:
+                pipeline.build_stages(context, [], last=functools.partial(pipeline.stage_of, name=name))
+        except StopRequested as request:
+            return {"stopped_at": request.step}
+        except Exception as error:
+            log.exception("ablation: %s failed", self.trial.key)
+            return {"error": str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)}
+        return {"error": None}
+
+
+class Stopping(ASHAScheduler):
+    """ASHA that asks a trial to stop instead of killing it.
+
+    A killed trial would leave the placement group of its Train workers behind, whose CPUs the others wait for; one that
+    is asked writes a checkpoint, and its curve is whole.
+    """
+
+    def __init__(
+        self, early: EarlyStopping, steps: int, stages: dict[str, Stage], stop: Callable[[str, results.Row], None]
+    ) -> None:
+        """`stages`: of each trial, the training that is watched. `stop` remembers a fingerprint and a validation."""
+        lower = metrics.metric_info(early.metric).lower_is_better
+        super().__init__(
+            time_attr="step",
+            metric=early.metric,
+            mode="min" if lower else "max",
+            max_t=steps,
+            grace_period=max(1, round(early.grace_fraction * steps)),
+            reduction_factor=early.reduction_factor,
+        )
+        self._worst = math.inf if lower else -math.inf
+        self._steps, self._stages, self._stop = steps, stages, stop
+        self._asked: set[str] = set()
+
+    def replay(self, curves: dict[str, list[results.Row]]) -> None:
+        """Take the validations of trainings that are over into the rungs."""
+        for name, rows in curves.items():
+            over = _Over(name)
+            self.on_trial_add(None, over)
+            for row in rows:
+                super().on_trial_result(None, over, self._comparable(row))
+
+    def _comparable(self, result: dict[str, Any]) -> dict[str, Any]:
+        """A metric that is not finite counts as the worst: NaN would never be below a rung's cutoff."""
+        value = result.get(self._metric)
+        return result if value is None or math.isfinite(value) else {**result, self._metric: self._worst}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        key = trial.config["trial"]
+        if key in self._asked:  # what it still reports is no part of a rung
+            return TrialScheduler.CONTINUE
+        decision = super().on_trial_result(tune_controller, trial, self._comparable(result))
+        if decision == TrialScheduler.STOP and result["step"] < self._steps:
+            self._asked.add(key)
+            stage, value = self._stages[key], result[self._metric]
+            log.info("ablation: %s stops early: %s %.4g at step %d", key, self._metric, value, result["step"])
+            self._stop(stage.fingerprint, {"step": result["step"], self._metric: value})
+            storage.write_bytes(stage.path(STOP_FILE), b"")
+        return TrialScheduler.CONTINUE
+
+
+@dataclasses.dataclass(frozen=True)
+class _Over:
+    """A trial of an earlier start, as far as ASHA looks at it."""
+
+    trial_id: str
+
+
+class _Progress(ray.tune.Callback):
+    def __init__(self, num_trials: int) -> None:
+        self._over, self._num_trials = 0, num_trials
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
+        self._over += 1
+        log.info("ablation: %s is through, %d of %d", trial.config["trial"], self._over, self._num_trials)
+
+
+def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping | None) -> dict[str, str]:
+    """Do the work side by side; returns the error of each trial that failed."""
+    by_key = {each.trial.key: each for each in work}
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial's last word holds no metric
+
+    def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
+        # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
+        progress.log_to_stdout()
+        # The bars of several trials would be drawn over each other.
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        return by_key[parameters["trial"]].do()
+
+    tuner = ray.tune.Tuner(
+        # A trial's own process only waits: a CPU for it could leave none for its workers.
+        ray.tune.with_resources(run_trial, {"CPU": 0, "memory": 1}),
+        param_space={"trial": ray.tune.grid_search(list(by_key))},
+        tune_config=ray.tune.TuneConfig(max_concurrent_trials=_slots(context.config, len(by_key)), scheduler=scheduler),
+        run_config=ray.tune.RunConfig(
+            name="tune",
+            storage_path=context.run.path("ablation"),
+            verbose=0,
+            callbacks=[_Progress(len(by_key))],
+            # Its process dies with its node; what it had built, and its checkpoints, are in the run's folder.
+            failure_config=ray.tune.FailureConfig(max_failures=context.config.compute.max_failures),
+        ),
+    )
+    errors = {}
+    for result in tuner.fit():
+        error = str(result.error) if result.error else (result.metrics or {}).get("error")
+        if error:
+            key = result.config["trial"]
+            errors[key] = error.strip().splitlines()[-1]
+            log.error("ablation: %s failed: %s", key, errors[key])
+    return errors
+
+
+def _slots(config: Config, num_trials: int) -> int:
+    """How many trials run side by side: as many as the present CPUs and GPUs carry, all where the cluster grows."""
+    compute = config.compute
+    fitting = [num_trials, compute.max_concurrent_trials or num_trials]
+    if not cluster.is_growing():
+        present = ray.cluster_resources()
+        each = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
+        fitting += [int(present.get(name, 0) / (compute.num_workers * size)) for name, size in each.items() if size]
+    return max(1, min(fitting))

@@ -1,0 +1,64 @@
+"""The order of an ablation's work, and what it costs."""
+
+from ranksr.ablation.schedule import cost, next_wave
+from ranksr.runs import Stage
+
+
+def chain(which: str, ranker: str = "", done: int = 0) -> list[Stage]:
+    """rank_dataset, a Ranker, a generator on it, its evaluation; the first `done` of them are there."""
+    names = [("rank_dataset", "", ()), ("ranker", ranker, ("rank_dataset",)), ("gan", which, ("ranker" + ranker,))]
+    names.append(("evaluation", which, ("gan" + which,)))
+    states = ["done"] * done + ["new"] * (4 - done)
+    return [
+        Stage(name, f"/{name}{at}", name + at, {}, {key: key for key in inputs}, state, {})
+        for (name, at, inputs), state in zip(names, states, strict=True)
+    ]
+
+
+def test_a_stage_that_two_trials_need_is_built_first_and_by_one_of_them() -> None:
+    plans = {"a": chain("a", "new", 1), "b": chain("b", "new", 1), "c": chain("c", "other", 1)}
+    assert next_wave(plans) == {"a": ["ranker"]}
+
+
+def test_shared_stages_wait_for_their_inputs() -> None:
+    plans = {"a": chain("a", "new"), "b": chain("b", "new")}
+    assert next_wave(plans) == {"a": ["rank_dataset"]}
+    plans = {"a": chain("a", "new", 1), "b": chain("b", "new", 1)}
+    assert next_wave(plans) == {"a": ["ranker"]}
+
+
+def test_at_last_each_trial_builds_its_own() -> None:
+    plans = {"a": chain("a", "new", 2), "b": chain("b", "new", 2), "ready": chain("c", "new", 4)}
+    assert next_wave(plans) == {"a": ["evaluation"], "b": ["evaluation"]}
+    assert next_wave({"ready": chain("c", "new", 4)}) == {}
+
+
+def test_trials_that_are_the_same_are_built_once() -> None:
+    plans = {"loss": chain("a", "", 2), "target": chain("a", "", 2)}
+    assert next_wave(plans) == {"loss": ["gan"]}
+    plans = {"loss": chain("a", "", 3), "target": chain("a", "", 3)}
+    assert next_wave(plans) == {"loss": ["evaluation"]}
+
+
+def test_the_cost_counts_a_shared_stage_once_and_takes_the_measured_rates() -> None:
+    timed = Stage("gan", "/gan", "gan", {"m.train.steps": 10, "m.train.batch_size": 2}, {}, "done", {"seconds": 60.0})
+    missing = Stage("gan", "/gan2", "gan2", {"m.train.steps": 20, "m.train.batch_size": 2}, {}, "new", {})
+    other = Stage("ranker", "/r", "r", {}, {}, "new", {})
+    found = cost({"a": [timed, missing], "b": [timed, missing, other]}, num_workers=1, slots=2)
+    assert (found.to_build, found.to_reuse, found.untimed) == (2, 3, ["ranker"])
+    assert found.seconds == 120.0  # the run's stage had all of the machine
+    assert (
+        str(found)
+        == "2 stages to build, 3 reused; about 2 min at the rates measured in this run, without ranker, never timed here"
+    )
+
+
+def test_a_training_is_timed_by_its_workers() -> None:
+    timed = Stage("gan", "/gan", "gan", {"m.train.steps": 10}, {}, "done", {"seconds": 60.0, "num_workers": 2})
+    missing = Stage("gan", "/gan2", "gan2", {"m.train.steps": 10}, {}, "new", {})
+    assert cost({"a": [timed, missing]}, num_workers=1, slots=2).seconds == 60.0
+    assert cost({"a": [timed, missing]}, num_workers=1, slots=4).seconds == 30.0
+
+
+def test_nothing_timed_is_said() -> None:
+    assert str(cost({"a": chain("a")}, 1, 1)) == "4 stages to build, 0 reused, nothing timed yet to tell how long"

@@ -1,0 +1,109 @@
+"""Ablation files, and the trials that they mean."""
+
+import pathlib
+
+import pytest
+
+from ranksr.ablation.study import load_studies, prepare, varied
+from ranksr.config import Config, UserError, load_config
+
+ABLATIONS = pathlib.Path(__file__).parents[2] / "configs" / "ablations"
+FILES = sorted(str(path.relative_to(ABLATIONS)) for path in ABLATIONS.rglob("*.yaml"))
+
+
+def write(folder: pathlib.Path, text: str) -> pathlib.Path:
+    path = folder / "study.yaml"
+    path.write_text(f"about: a test\nmethod: ranksrgan\n{text}")
+    return path
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("recipe", ["paper", "demo"])
+def test_every_ablation_fits_the_paper_and_the_demo(root: pathlib.Path, name: str, recipe: str) -> None:
+    config = load_config(root / "configs" / f"{recipe}.yaml")
+    trials = prepare(load_studies(ABLATIONS / name), config)
+    assert len({trial.key for trial in trials}) == len(trials) > 1
+    assert {trial.config.evaluation.methods for trial in trials} == {("ranksrgan",)}
+    assert len({str(trial.config.model_dump()) for trial in trials}) > 1
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_ablation_begins_with_what_it_reproduces_and_its_command(name: str) -> None:
+    head = (ABLATIONS / name).read_text().split("\nabout:")[0]
+    assert f"configs/ablations/{name}" in head
+    assert "# Command: python jobs/ablation.py" in head
+
+
+def test_all_of_the_papers_ablations_are_one_command() -> None:
+    assert list(load_studies(ABLATIONS / "paper_all.yaml")) == ["methods", "metric", "target", "loss", "rank_weight"]
+
+
+def test_the_first_seed_is_the_runs_own_and_the_others_reseed_what_is_compared(
+    tmp_path: pathlib.Path, demo: Config
+) -> None:
+    first, second = prepare(load_studies(write(tmp_path, "seeds: [0, 5]\ntrials: [{name: a}]\n")), demo)
+    assert (first.seed, first.config.ranker.train.seed) == (0, 0)
+    assert second.config.ranker.train.seed == second.config.methods["ranksrgan"].train.seed == 5
+    assert second.config.methods["srresnet"].train.seed is None
+    assert second.config.seed == demo.seed  # splits the photographs
+
+
+def test_a_grid_has_a_trial_for_every_combination_named_after_its_values(tmp_path: pathlib.Path, demo: Config) -> None:
+    grid = "grid: {ranker.metric: [niqe, ma], ranker.methods: [[srresnet, srgan], [srgan, hr]]}\n"
+    trials = prepare(load_studies(write(tmp_path, grid)), demo)
+    assert [trial.name for trial in trials] == [
+        "metric_niqe-methods_srresnet_srgan", "metric_niqe-methods_srgan_hr",
+        "metric_ma-methods_srresnet_srgan", "metric_ma-methods_srgan_hr",
+    ]  # fmt: skip
+    assert [(trial.config.ranker.metric, trial.config.ranker.methods) for trial in trials][3] == ("ma", ("srgan", "hr"))
+
+
+def test_a_search_draws_the_same_values_whenever_it_is_read(tmp_path: pathlib.Path, demo: Config) -> None:
+    key = "methods.ranksrgan.weights.rank_content"
+    path = write(tmp_path, f"search: {{num_trials: 20, space: {{{key}: {{loguniform: [0.01, 1]}}}}}}\n")
+    weights = [
+        [t.config.methods["ranksrgan"].weights.rank_content for t in prepare(load_studies(path), demo)] for _ in "12"
+    ]
+    assert weights[0] == weights[1]
+    assert len(set(weights[0])) == 20
+    assert 0.01 <= min(weights[0]) < 0.05 < 0.2 < max(weights[0]) <= 1  # over both decades
+    more = write(tmp_path, f"search: {{num_trials: 21, space: {{{key}: {{loguniform: [0.01, 1]}}}}}}\n")
+    assert [t.config.methods["ranksrgan"].weights.rank_content for t in prepare(load_studies(more), demo)][
+        :20
+    ] == weights[0]
+
+
+def test_the_settings_in_which_trials_differ_are_found(tmp_path: pathlib.Path, demo: Config) -> None:
+    text = (
+        "seeds: [0, 1]\ncommon: [ranker.margin=0.25]\ntrials: [{name: a}, {name: b, overrides: [ranker.metric=ma]}]\n"
+    )
+    found = varied(prepare(load_studies(write(tmp_path, text)), demo))
+    assert found["study/a/1"] == {"ranker.metric": "niqe"}
+    assert found["study/b/0"] == {"ranker.metric": "ma"}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("trials: [{name: a}, {name: a}]\n", "trials need different names"),
+        ("trials: []\n", "at least one: there is none"),
+        ("trials: [{name: a}]\ncompared_to: b\n", "compared_to=b is no trial; choose from a"),
+        ("trials: [{name: a, overrides: [ranker.mergin=1]}]\n", "ablation study, trial a: the overrides: unknown key ranker.mergin"),
+        ("trials: [{name: a, overrides: [ranker.metric=beauty]}]\n", "trial a: metric 'beauty' is unknown"),
+        ("search: {num_trials: 2, space: {ranker.margin: {uniform: [0, 1], choice: [1]}}}\n", "needs one distribution"),
+        ("search: {num_trials: 2, space: {ranker.margin: {uniform: [1]}}}\n", "is no distribution of Ray Tune"),
+        ("search: {num_trials: 2, space: {ranker.margin: {gamma: [1]}}}\n", "gamma"),
+        ("trials: [{name: a}]\nearly_stopping: {metric: srocc}\n", "early_stopping.metric='srocc'"),
+        ("studies: [a.yaml]\n", "a list of files, it holds `about:` only"),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_the_file_is_named(tmp_path: pathlib.Path, demo: Config, text: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        prepare(load_studies(write(tmp_path, text)), demo)
+    assert says in str(caught.value)
+
+
+def test_a_method_that_the_config_has_not_is_named(tmp_path: pathlib.Path, demo: Config) -> None:
+    (tmp_path / "x.yaml").write_text("about: x\nmethod: mysr\ntrials: [{name: a}]\n")
+    with pytest.raises(UserError, match="ablation x: method=mysr is none of the config's: srresnet, srgan"):
+        prepare(load_studies(tmp_path / "x.yaml"), demo)

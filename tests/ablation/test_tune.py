@@ -1,0 +1,100 @@
+"""Trials by Ray Tune at a tiny size: nothing is built twice, a failure stops no other, a bad trial ends early."""
+
+import pathlib
+
+import pytest
+
+from ranksr import pipeline, storage
+from ranksr.ablation import results, tune
+from ranksr.ablation.study import EarlyStopping, Listed, Study
+from ranksr.config import Config, load_config
+from ranksr.runs import Run
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def config(root: pathlib.Path, tiny: list[str]) -> Config:
+    """Of a run with a single training."""
+    return load_config(root / "configs" / "demo.yaml", [*tiny, "evaluation.methods=[srresnet]"])
+
+
+@pytest.fixture(scope="module")
+def finished(config: Config, ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> pipeline.Context:
+    """A finished run."""
+    context = pipeline.Context(config, Run(str(tmp_path_factory.mktemp("run"))), start_ray=lambda: None)
+    pipeline.run_pipeline(context, [])
+    return context
+
+
+def built(run: Run, name: str) -> list[str]:
+    """Folders of the trials' stages of this name."""
+    found = {path.split("/")[0] for path, _ in storage.list_files(run.trials.root) if path.endswith("stage.json")}
+    return sorted(folder for folder in found if folder.startswith(f"{name}-"))
+
+
+def test_trials_that_need_the_same_new_stage_build_it_once_and_a_failure_stops_no_other(
+    finished: pipeline.Context,
+) -> None:
+    rate = "methods.srresnet.train.learning_rate=5e-4"
+    study = Study(
+        about="two of them start from the same new SRResNet",
+        method="srgan",
+        trials=(
+            Listed(name="a", overrides=(rate,)),
+            Listed(name="b", overrides=(rate, "methods.srgan.weights.pixel=2")),
+            Listed(name="broken", overrides=(rate, "methods.srgan.train.learning_rate=1e30")),
+        ),
+    )
+    rows = {row["trial"]: row for row in tune.run_studies({"shared": study}, finished)["shared"]}
+    assert {name: row["state"] for name, row in rows.items()} == {"a": "done", "b": "done", "broken": "failed"}
+    assert "not finite" in rows["broken"]["error"]
+    assert len(built(finished.run, "srresnet")) == 1
+    assert len(built(finished.run, "srgan")) == 3
+    assert built(finished.run, "patches") == []  # the run's
+    assert rows["a"]["stages"]["patches"] == "patches"
+    table = storage.read_table(finished.run.path("ablation", "shared", "results.parquet"))
+    assert table.schema == results.SCHEMA
+    assert set(table["trial"].to_pylist()) == {"a", "b"}
+    before = storage.list_files(finished.run.trials.root)
+    again = tune.run_studies({"shared": study.model_copy(update={"trials": study.trials[:2]})}, finished)
+    assert [row["state"] for row in again["shared"]] == ["done", "done"]
+    assert storage.list_files(finished.run.trials.root) == before
+
+
+def test_a_bad_trial_is_stopped_while_it_trains_and_not_taken_up_again(finished: pipeline.Context) -> None:
+    training = "methods.srresnet.train"
+    study = Study(
+        about="a rate that unlearns",
+        method="srresnet",
+        common=(f"{training}.steps=600", f"{training}.validate_every_steps=20", "compute.log_every_steps=100"),
+        trials=tuple(
+            Listed(name=name, overrides=(f"{training}.learning_rate={rate}",))
+            for name, rate in (("good", 1e-3), ("fair", 5e-4), ("bad", 0.2))
+        ),
+        early_stopping=EarlyStopping(metric="psnr", grace_fraction=0.1, reduction_factor=3),
+    )
+    one_by_one = finished.config.with_overrides(["compute.max_concurrent_trials=1"])
+    context = pipeline.Context(one_by_one, finished.run, start_ray=lambda: None)
+    rows = {row["trial"]: row for row in tune.run_studies({"rates": study}, context)["rates"]}
+    assert rows["good"]["state"] == "done"
+    assert rows["bad"]["state"] == "stopped"
+    assert 60 <= rows["bad"]["step"] < 600
+    assert rows["bad"]["validation"]["psnr"] < rows["good"]["validation"]["psnr"]
+    stage = finished.run.path(rows["bad"]["stages"]["srresnet"])
+    assert storage.read_json(f"{stage}/stage.json")["done"] is False
+    assert storage.list_files(f"{stage}/checkpoints")  # it could go on
+    again = {row["trial"]: row for row in tune.run_studies({"rates": study}, context)["rates"]}
+    assert again == rows
+
+
+def test_early_stopping_remembers_the_trials_of_an_earlier_start(finished: pipeline.Context) -> None:
+    early = EarlyStopping(metric="psnr", grace_fraction=0.1, reduction_factor=3)
+    stage = pipeline.plan(finished)[0]
+    stopped = []
+    scheduler = tune.Stopping(early, 100, {"s/late/0": stage}, lambda *record: stopped.append(record))
+    scheduler.replay({str(i): [{"step": 10, "split": "val", "psnr": 25.0 + i}] for i in range(3)})
+    late = type("Trial", (), {"trial_id": "late", "config": {"trial": "s/late/0"}})()
+    scheduler.on_trial_add(None, late)
+    assert scheduler.on_trial_result(None, late, {"step": 10, "psnr": float("nan")}) == "CONTINUE"
+    assert [record["step"] for _, record in stopped] == [10]
