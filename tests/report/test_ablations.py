@@ -102,19 +102,19 @@ def test_a_base_without_scores_is_said(make_ablation, make_entry, make_config):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({}, ["done, 3 seeds"]),
-        ({"state": "failed", "error": "out of memory"}, ["failed: out of memory (seed 0)", "done, 2 seeds"]),
+        ({}, []),
+        ({"state": "failed", "error": "out of memory"}, ["failed: out of memory (seed 0)"]),
         (
             {"state": "stopped", "step": 8, "validation": {"niqe": 8.125}},
-            ["stopped early at step 8 of 20; validation NIQE 8.12 (seed 0)", "done, 2 seeds"],
+            ["stopped early at step 8 of 20; validation NIQE 8.12 (seed 0)"],
         ),
-        ({"state": "waiting", "step": None, "validation": {}}, ["waiting (seed 0)", "done, 2 seeds"]),
-        ({"state": "waiting", "step": 8, "validation": {}}, ["waiting at step 8 of 20 (seed 0)", "done, 2 seeds"]),
+        ({"state": "waiting", "step": None, "validation": {}}, ["waiting (seed 0)"]),
+        ({"state": "waiting", "step": 8, "validation": {}}, ["waiting at step 8 of 20 (seed 0)"]),
     ],
 )
-def test_what_became_of_the_seeds_is_said_once_for_those_alike(make_ablation, make_entry, changes, says):
+def test_what_became_of_unfinished_seeds_is_said(make_ablation, make_entry, changes, says):
     found = make_ablation([make_entry("a", 0, **changes), make_entry("a", 1), make_entry("a", 2)], {})
-    assert ablation_tables.states(found.trials[0]) == says
+    assert ablation_tables.not_done(found.trials[0]) == says
 
 
 def test_the_csv_holds_what_the_table_shows_at_full_precision(make_ablation, two_by_two, make_config):

@@ -119,7 +119,7 @@ def sweep(ablation: Ablation) -> Markup | None:
                 points += [(value, intervals.interval(images.values()).mean, True) for images in scores.values()]
     panels = {name: [point for point in points if np.isfinite(point[1])] for name, points in panels.items()}
     draw = [
-        functools.partial(_draw_sweep, points=np.array(sorted(points)), key=key, name=name)
+        functools.partial(_draw_sweep, points=np.array(sorted(points)), places=np.array(values), key=key, name=name)
         for name, points in panels.items()
         if points
     ]
@@ -128,19 +128,22 @@ def sweep(ablation: Ablation) -> Markup | None:
     )
 
 
-def _draw_sweep(axes: Axes, points: np.ndarray, key: str, name: str) -> None:
-    """A dot a seed, open where it was not trained to the end; a line through the means of those that were."""
+def _draw_sweep(axes: Axes, points: np.ndarray, places: np.ndarray, key: str, name: str) -> None:
+    """A dot a seed, open where it was not trained to the end; a line through the means of those that were.
+
+    `points` are (place, score, trained to the end), `places` all values of the key, which decide the scale.
+    """
     done = points[points[:, 2] == 1]
-    places = np.unique(done[:, 0])
-    axes.plot(places, [done[done[:, 0] == place, 1].mean() for place in places], color=PALETTE[0])
+    trained = np.unique(done[:, 0])
+    axes.plot(trained, [done[done[:, 0] == place, 1].mean() for place in trained], color=PALETTE[0])
     axes.plot(*done[:, :2].T, "o", color=PALETTE[0], label="trained to the end")
     stopped = points[points[:, 2] == 0]
     if len(stopped):
         axes.plot(*stopped[:, :2].T, "o", color=PALETTE[1], markerfacecolor="none", label="not to the end")
         legend(axes)
-    positive = points[points[:, 0] > 0, 0]
+    positive = places[places > 0]
     if len(positive) and positive.max() > WIDE_RANGE * positive.min():
-        if (points[:, 0] > 0).all():
+        if len(positive) == len(places):
             axes.set_xscale("log")
         else:  # 0 has a place too
             axes.set_xscale("symlog", linthresh=positive.min())

@@ -63,8 +63,10 @@ class Row:
     name: str
     settings: list[str]
     """In the order of the varied keys."""
-    states: list[str]
-    """One sentence for all seeds of which the same is to be said."""
+    num_done: int
+    """Seeds that are."""
+    not_done: list[str]
+    """Of the other seeds, one sentence for all of which the same is to be said."""
     failed: bool
     """Whether a seed is."""
     cells: list[Cell]
@@ -83,6 +85,17 @@ class Table:
     """Those of which the paper prints a number for one of the trials."""
     rankers: list[list[str]]
     """A heading and a line for each trial; empty when all trials have the same Ranker."""
+
+    @property
+    def width(self) -> int:
+        """Columns of the page's table."""
+        return 1 + len(self.keys) + len(self.columns) + (len(self.paper_metrics) + 1) * bool(self.paper_metrics)
+
+    @property
+    def num_seeds(self) -> int:
+        """How many are done of every trial of which one is; 0 where that differs."""
+        counts = {row.num_done for row in self.rows} - {0}
+        return counts.pop() if len(counts) == 1 else 0
 
     @property
     def notes(self) -> list[str]:
@@ -109,7 +122,8 @@ def table(ablation: Ablation, config: Config) -> Table:
             Row(
                 name=trial.name,
                 settings=[plain(trial.settings.get(key)) for key in ablation.varied],
-                states=states(trial),
+                num_done=sum(each.state == "done" for each in trial.seeds),
+                not_done=not_done(trial),
                 failed=any(each.state == "failed" for each in trial.seeds),
                 cells=cells(trial.scores, base.scores if base and trial is not base else {}, columns),
                 paper_label=row.label if row else None,
@@ -168,16 +182,15 @@ def plain(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else tables.NOTHING if value is None else str(value)
 
 
-def states(trial: Trial) -> list[str]:
-    """E.g. `done, 3 seeds`, or `failed: out of memory (seed 2)`."""
+def not_done(trial: Trial) -> list[str]:
+    """E.g. `failed: out of memory (seed 2)`, or `waiting (seeds 1, 2)`."""
     said: dict[str, list[int]] = {}
     for each in trial.seeds:
-        said.setdefault(_state(each), []).append(each.seed)
-    few = len(trial.seeds) > 1
+        if each.state != "done":
+            said.setdefault(_state(each), []).append(each.seed)
+    one = len(trial.seeds) == 1
     return [
-        f"{text}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
-        if text == "done"
-        else text + f" (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})" * few
+        text if one else f"{text} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
         for text, seeds in said.items()
     ]
 
@@ -243,7 +256,7 @@ def to_csv(found: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", *found.ablation.varied, *CSV_HEADING])
     for row in found.rows:
-        about = [row.name, *row.settings, "; ".join(row.states)]
+        about = [row.name, *row.settings, "; ".join(row.not_done) or "done"]
         printed = dict(zip(found.paper_metrics, row.paper_scores, strict=True))
         for cell in row.cells:
             value, paired = cell.value, _csv_difference(cell.difference)
