@@ -325,7 +325,7 @@ def tell(context: Context) -> report.Story:
             for stage in stages
         ],
         remarks=remarks(context.config),
-        ablations=read_ablations(context.run),
+        ablations=report.read_ablations(context.run.root),
         command=shlex.join(["python", *sys.argv]),
         rank_dataset=statistics.summarise(scores, with_patches=True) if scores else None,
         ranker_scores=next((storage.read_table(path) for path in judged if storage.exists(path)), None),
@@ -351,20 +351,6 @@ def remarks(config: Config) -> list[str]:
             "ImageNet: methods that use it cannot reach the paper's texture."
         )
     return said
-
-
-def read_ablations(run: Run) -> dict[str, list[dict[str, Any]]]:
-    """Ablation name -> its trials, for every ablation of the run that has results."""
-    names = {
-        name.split("/")[0] for name, _ in storage.list_files(run.path("ablation")) if name.endswith("/results.json")
-    }
-    found = {}
-    for name in sorted(names):
-        trials = storage.read_json(run.path("ablation", name, "results.json"))
-        for trial in trials:
-            trial["scores"] = {(entry["test_set"], entry["metric"]): entry["mean"] for entry in trial["scores"]}
-        found[name] = trials
-    return found
 
 
 def run_pipeline(context: Context, overrides: list[str]) -> report.Story:

@@ -1,4 +1,4 @@
-"""A small finished run, made up: two test sets with pictures, curves, an ablation."""
+"""A small finished run, made up: two test sets with pictures, curves, an ablation; and ablations on disk."""
 
 import dataclasses
 import math
@@ -11,7 +11,8 @@ import pytest
 
 from ranksr import images, storage
 from ranksr.config import Config
-from ranksr.report import Story
+from ranksr.report import Story, read_ablations
+from ranksr.report.ablations import Ablation
 
 METHODS = ("bicubic", "srgan", "ranksrgan", "hr")
 TEXTS = ("method", "test_set", "image", "metric")
@@ -81,6 +82,47 @@ def make_curves() -> dict[str, list[dict[str, Any]]]:
     return {"srgan": train + val, "ranker": ranker, "ranksrgan": train + val, "empty": []}
 
 
+PIXEL = "methods.ranksrgan.weights.pixel"
+
+
+def make_entry(trial: str, seed: int = 0, pixel: float = 0, **changes: Any) -> dict[str, Any]:
+    """An entry of results.json: a trial of another pixel weight, done."""
+    state = {"state": "done", "error": None, "step": 20, "steps": 20, "validation": {"niqe": 8.0, "psnr": 25.0}}
+    stages = {"ranker": "ranker", "ranksrgan": f"ablation/stages/ranksrgan-{trial}-{seed}"}
+    return {
+        "trial": trial, "seed": seed, "overrides": [f"{PIXEL}={pixel}", f"seed={seed}"], "settings": {PIXEL: pixel},
+        **state, "stages": stages, "ranker": None, "seconds": 31.0, **changes,
+    }  # fmt: skip
+
+
+Key = tuple[str, int, str, str]
+"""Trial, seed, test set, metric."""
+
+
+def write_ablation(
+    root: str,
+    entries: list[dict[str, Any]],
+    scores: dict[Key, dict[str, float | None]],
+    curves: dict[str, list[dict[str, Any]]] | None = None,
+    **study: Any,
+) -> None:
+    """<root>/ablation/<name>: `scores` by image, `curves` by folder of the stage."""
+    about = {"name": "loss", "about": "Table 7", "method": "ranksrgan", "base": entries[0]["trial"], "table": 7}
+    study = {**about, "varied": [PIXEL], "search": None, "trials": entries, **study}
+    folder = storage.join(root, "ablation", study["name"])
+    storage.write_json(storage.join(folder, "results.json"), study)
+    rows = [
+        {"trial": trial, "seed": seed, "test_set": test_set, "image": image, "metric": metric, "value": value}
+        for (trial, seed, test_set, metric), images_of in scores.items()
+        for image, value in images_of.items()
+    ]
+    types = {name: pa.string() for name in ("trial", "test_set", "image", "metric")}
+    schema = pa.schema({**types, "seed": pa.int64(), "value": pa.float64()})
+    storage.write_table(storage.join(folder, "results.parquet"), pa.Table.from_pylist(rows, schema))
+    for stage, lines in (curves or {}).items():
+        storage.write_jsonl(storage.join(root, stage, "metrics.jsonl"), lines)
+
+
 @pytest.fixture(scope="session")
 def story(tmp_path_factory) -> Story:
     """Made once; a test that changes its pictures must copy them first."""
@@ -94,7 +136,9 @@ def story(tmp_path_factory) -> Story:
                 path = storage.join(pictures, test_set, method, f"{image}.png")
                 storage.write_bytes(path, images.encode_png(pixels))
     stage = {"name": "srgan", "folder": "runs/x/srgan", "fingerprint": "0a1b2c", "seconds": 125.0}
-    trial = {"trial": "rank", "overrides": [], "state": "done", "error": None}
+    run = str(tmp_path_factory.mktemp("run"))
+    scores = {("plain", 0, "Set14", "niqe"): {"zebra": 3.25}, ("plain", 0, "Set14", "psnr"): {"zebra": 26.125}}
+    write_ablation(run, [make_entry("plain")], scores)
     return Story(
         config=make_config(),
         scores=make_scores(),
@@ -102,7 +146,7 @@ def story(tmp_path_factory) -> Story:
         curves=make_curves(),
         stages=[stage | {"results": {"niqe": 4.56789, "images": {"Set14": 2}}}],
         remarks=["NIQE's model was fitted here: values are not comparable with published ones."],
-        ablations={"loss": [trial | {"scores": {("Set14", "niqe"): 3.25, ("Set14", "psnr"): 26.125}}]},
+        ablations=read_ablations(run),
         command="python jobs/full_pipeline.py configs/demo.yaml --run runs/demo",
     )
 
@@ -123,6 +167,27 @@ def ranker_scores() -> pa.Table:
 @pytest.fixture(name="make_config")
 def _make_config() -> Callable[..., Config]:
     return make_config
+
+
+@pytest.fixture(name="make_entry")
+def _make_entry() -> Callable[..., dict[str, Any]]:
+    return make_entry
+
+
+@pytest.fixture(name="write_ablation")
+def _write_ablation() -> Callable[..., None]:
+    return write_ablation
+
+
+@pytest.fixture
+def make_ablation(tmp_path) -> Callable[..., Ablation]:
+    """What is read of an ablation that was written as `write_ablation` does."""
+
+    def make(*arguments: Any, **study: Any) -> Ablation:
+        write_ablation(str(tmp_path / "run"), *arguments, **study)
+        return read_ablations(str(tmp_path / "run"))[-1]
+
+    return make
 
 
 @pytest.fixture(name="with_score")

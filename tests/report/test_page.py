@@ -111,7 +111,7 @@ def test_the_page_is_one_well_formed_document(document):
     ids = [attributes["id"] for _, attributes in document.elements if "id" in attributes]
     assert len(ids) == len(set(ids))
     for attributes in document.all("a"):
-        assert attributes["href"].removeprefix("#") in {*ids, "results.csv", "results.md"}
+        assert attributes["href"].removeprefix("#") in {*ids, "results.csv", "results.md", "ablation_loss.csv"}
 
 
 def test_the_page_asks_nothing_of_the_network_and_needs_no_script(document, folder):
@@ -124,36 +124,34 @@ def test_the_page_asks_nothing_of_the_network_and_needs_no_script(document, fold
     assert not re.search(r"url\((?!#)", raw)
 
 
-def test_names_from_outside_are_escaped(tmp_path, changed, story):
+def test_names_from_outside_are_escaped(tmp_path, changed, make_entry, make_ablation):
     evil = "<script>alert('x')</script> & \"more\""
-    trial = {"trial": evil, "overrides": [evil], "state": "failed", "error": evil, "scores": {}}
+    failed = make_entry(evil, state="failed", error=evil, overrides=[evil], settings={evil: evil})
+    ablation = make_ablation([failed], {}, varied=[evil], about=evil, method=evil, base=evil)
     stage = {"name": evil, "folder": evil, "fingerprint": evil, "seconds": None, "results": {evil: evil}}
     curves = {evil: [{"step": 1, "split": "val", evil: 1.0}]}
     document = build(
         tmp_path,
-        changed(remarks=[evil], command=evil, stages=[stage], ablations={evil: [trial]}, curves=curves),
+        changed(remarks=[evil], command=evil, stages=[stage], ablations=[ablation], curves=curves),
     )
     assert not document.all("script")
     assert document.text.count(evil) >= 8
 
 
-def test_a_failed_trial_is_named_with_its_error_beside_the_others(tmp_path, changed, story):
-    done = story.ablations["loss"][0]
-    pixel = "methods.ranksrgan.weights.pixel=1"
-    failed = {"trial": "pixel_1", "overrides": [pixel], "state": "failed", "error": "out of memory", "scores": {}}
-    document = build(tmp_path, changed(ablations={"loss": [done, failed]}))
-    text = " ".join(document.text.split())
-    assert "pixel_1" in text
-    assert pixel in text
-    assert "failed: out of memory" in text
+def test_a_failed_trial_is_named_with_its_error_beside_the_others(tmp_path, changed, make_entry, make_ablation):
+    failed = make_entry("pixel_1", pixel=1, state="failed", error="out of memory")
+    scores = {("plain", 0, "Set14", "niqe"): {"zebra": 3.25}, ("plain", 0, "Set14", "psnr"): {"zebra": 26.125}}
+    document = build(tmp_path, changed(ablations=[make_ablation([make_entry("plain"), failed], scores)]))
     cells = [cell.strip() for cell in document.cells]
-    assert cells[cells.index("rank") + 1 :][:6] == ["none", "3.25", "26.12", "RankSRGAN", "2.51", "25.62"]
-    assert cells[cells.index("RankSRGAN-M1") :][:3] == ["RankSRGAN-M1", "2.55", "25.87"]
+    paper = ["RankSRGAN", "2.51", "25.62"]
+    assert cells[cells.index("plain") :][:7] == ["plain", "0", "3.25", "26.12", *paper]
+    paper = ["RankSRGAN-M1", "2.55", "25.87"]
+    assert cells[cells.index("pixel_1") :][:6] == ["pixel_1", "1", "failed: out of memory", *paper]
 
 
-def test_an_ablation_whose_trials_all_failed_still_shows_them(tmp_path, changed):
-    trial = {"trial": "a", "overrides": [], "state": "failed", "error": None, "scores": None}
-    document = build(tmp_path, changed(ablations={"own": [trial]}))
+def test_an_ablation_whose_trials_all_failed_still_shows_them(tmp_path, changed, make_entry, make_ablation):
+    failed = make_entry("a", state="failed", step=None, validation={}, stages={})
+    document = build(tmp_path, changed(ablations=[make_ablation([failed], {}, name="own", table=None)]))
     assert "failed: no error message" in document.text
 
 
@@ -163,7 +161,7 @@ def test_one_test_set_no_ablation_no_curves_no_pictures_and_no_paper_numbers(tmp
         config=make_config(test_sets=[{"name": "Mine", "hr": "Mine"}]),
         scores=story.scores.schema.empty_table().from_pylist(rows, story.scores.schema),
         images=str(tmp_path / "none"),
-        ablations={},
+        ablations=[],
         curves={},
         stages=[],
         remarks=[],

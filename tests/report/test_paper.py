@@ -36,26 +36,27 @@ def test_ma_is_ten_minus_what_the_paper_prints():
 
 
 @pytest.mark.parametrize(
-    ("ablation", "overrides", "label"),
+    ("table", "overrides", "label"),
     [
-        ("loss", [], "RankSRGAN"),
-        ("loss", ["methods.ranksrgan.weights.pixel=1"], "RankSRGAN-M1"),
-        ("loss", ["methods.ranksrgan.weights.pixel=5.0"], "RankSRGAN-M2"),
-        ("loss", ["methods.ranksrgan.weights.rank_content=0"], "SRGAN"),
-        ("loss", ["methods.ranksrgan.weights.pixel=2"], None),
-        ("loss", ["methods.ranksrgan.weights.pixel=1", "methods.ranksrgan.weights.adversarial=0"], None),
-        ("loss", ["methods.ranksrgan.weights.pixel=1", "methods.ranksrgan.train.steps=7"], "RankSRGAN-M1"),
-        ("metric", [], "RankSRGAN-N"),
-        ("metric", ["ranker.metric=pi"], "RankSRGAN-PI"),
-        ("target", ["ranker.target=regression", "ranker.metric=ma"], "RankSRGAN-ReM"),
-        ("target", ["ranker.target=method"], None),
-        ("methods", ["rank_dataset.methods=[bicubic, srgan]", "ranker.methods=[srgan, hr]"], None),
-        ("loss", ["methods.ranksrgan.weights.pixel=oops"], None),
-        ("own", ["methods.ranksrgan.weights.pixel=1"], None),
+        (7, [], "RankSRGAN"),
+        (7, ["methods.ranksrgan.weights.pixel=1"], "RankSRGAN-M1"),
+        (7, ["methods.ranksrgan.weights.pixel=5.0"], "RankSRGAN-M2"),
+        (7, ["methods.ranksrgan.weights.rank_content=0"], "SRGAN"),
+        (7, ["methods.ranksrgan.weights.pixel=2"], None),
+        (7, ["methods.ranksrgan.weights.pixel=1", "methods.ranksrgan.weights.adversarial=0"], None),
+        (7, ["methods.ranksrgan.weights.pixel=1", "methods.ranksrgan.train.steps=7"], "RankSRGAN-M1"),
+        (4, [], "RankSRGAN-N"),
+        (4, ["methods.ranksrgan.weights.rank_content=0"], "SRGAN"),
+        (4, ["ranker.metric=pi"], "RankSRGAN-PI"),
+        (6, ["ranker.target=regression", "ranker.metric=ma"], "RankSRGAN-ReM"),
+        (6, ["ranker.target=method"], None),
+        (3, ["rank_dataset.methods=[bicubic, srgan]", "ranker.methods=[srgan, hr]"], None),
+        (7, ["methods.ranksrgan.weights.pixel=oops"], None),
+        (None, ["methods.ranksrgan.weights.pixel=1"], None),
     ],
 )
-def test_a_trial_is_matched_to_the_row_it_repeats(make_config, ablation, overrides, label):
-    row = paper.row_of_trial(ablation, make_config(), overrides)
+def test_a_trial_is_matched_to_the_row_it_repeats(make_config, table, overrides, label):
+    row = paper.row_of_trial(table, make_config(), overrides)
     assert (row.label if row else None) == label
 
 
@@ -63,13 +64,13 @@ def test_the_choice_of_methods_is_matched_whatever_their_order(make_config):
     gan = make_config().methods["srgan"].model_dump()
     names = ["srresnet", "srgan", "esrgan"]
     config = make_config(
-        methods=dict.fromkeys([*names, "ranksrgan"], gan),
+        methods=dict.fromkeys(names, gan) | {"ranksrgan": make_config().methods["ranksrgan"].model_dump()},
         rank_dataset={"methods": names, "patch_px": 96, "stride_px": 96},
         ranker=make_config().ranker.model_dump() | {"methods": names},
     )
-    row = paper.row_of_trial("methods", config, ["ranker.methods=[hr, srresnet, srgan]"])
+    row = paper.row_of_trial(3, config, ["ranker.methods=[hr, srresnet, srgan]"])
     assert row is not None
     assert row.label == "RankSRGAN-HR"
-    row = paper.row_of_trial("methods", config, [])
+    row = paper.row_of_trial(3, config, [])
     assert row is not None
     assert row.label == "RankSRGAN"

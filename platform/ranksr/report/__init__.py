@@ -1,7 +1,8 @@
 """The report of a run: tables beside the paper's, training curves and pictures on one page that opens from disk."""
 
+from ranksr.report.ablations import read_ablations
 from ranksr.report.page import build_report, results_table_text
 from ranksr.report.rank_dataset import rank_dataset_json, rank_dataset_text
 from ranksr.report.story import Story
 
-__all__ = ["Story", "build_report", "rank_dataset_json", "rank_dataset_text", "results_table_text"]
+__all__ = ["Story", "build_report", "rank_dataset_json", "rank_dataset_text", "read_ablations", "results_table_text"]

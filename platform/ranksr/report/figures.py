@@ -76,17 +76,17 @@ def training(stage: str, rows: Sequence[Row]) -> Markup | None:
     None when no finite value was logged.
     """
     panels: dict[str, Lines] = {}
-    for tag, points in _series(rows, "train").items():
+    for tag, points in logged(rows, "train").items():
         panel, label = DIAGNOSTICS.get(tag, (LOSS, tag.replace("_", " ")))
         panels.setdefault(panel, {})[label] = points
-    for tag, points in _series(rows, "val").items():
+    for tag, points in logged(rows, "val").items():
         panels[f"{labelled(tag).replace('_', ' ')} (validation)"] = {stage: points}
     return _figure(f"Training of {stage}", panels) if panels else None
 
 
 def convergence(curves: Mapping[str, Sequence[Row]]) -> Markup | None:
     """NIQE and PSNR of SRGAN and RankSRGAN on the validation patches against steps: the paper's Figure 6."""
-    series = {stage: _series(curves[stage], "val") for stage in FIGURE_6 if stage in curves}
+    series = {stage: logged(curves[stage], "val") for stage in FIGURE_6 if stage in curves}
     panels = {}
     for metric in ("niqe", "psnr"):
         lines = {stage: found[metric] for stage, found in series.items() if metric in found}
@@ -100,7 +100,7 @@ def upper_bounds(found: Statistics) -> Markup | None:
     groups = [each for each in found.splits["all"].bounds if each.ub_mr is not None]
     name = label_name(found.metric)
     draw = [functools.partial(_draw_bounds, bounds=each, methods=found.methods, name=name) for each in groups]
-    return _panels("Upper bounds", f"Upper bounds of ranking by {name}", draw) if draw else None
+    return side_by_side("Upper bounds", f"Upper bounds of ranking by {name}", draw) if draw else None
 
 
 def _draw_bounds(axes: Axes, bounds: Bounds, methods: Sequence[str], name: str) -> None:
@@ -121,7 +121,7 @@ def score_histograms(found: Statistics) -> Markup | None:
         functools.partial(_draw_histograms, bins=bins[name], edges=edges, name=labelled(name), methods=methods)
         for name, edges in found.edges.items()
     ]
-    return _panels("Histograms", f"Histograms of {', '.join(map(labelled, found.edges))}", draw) if draw else None
+    return side_by_side("Histograms", f"Histograms of {', '.join(map(labelled, found.edges))}", draw) if draw else None
 
 
 def _draw_histograms(
@@ -131,7 +131,7 @@ def _draw_histograms(
         axes.stairs(np.array(counts) / max(sum(counts), 1), edges, label=method, **_style(method, methods))
     axes.set_xlabel(name)
     axes.set_ylabel("share of locations")
-    _legend(axes)
+    legend(axes)
 
 
 def _style(method: str, methods: Sequence[str]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _style(method: str, methods: Sequence[str]) -> dict[str, Any]:
     return {"color": PALETTE[i % len(PALETTE)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.4}
 
 
-def _legend(axes: Axes) -> None:
+def legend(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=2.4)
 
 
@@ -161,7 +161,7 @@ def ranker_scores(table: pa.Table, config: Config) -> Markup:
         functools.partial(_draw_histograms, bins=bins, edges=edges, name="score", methods=stored),
         functools.partial(_draw_means, means=means, name=label_name(config.ranker.metric), methods=stored),
     ]
-    return _panels("Ranker", "Scores of the Ranker: histograms, and how they follow the metric", draw)
+    return side_by_side("Ranker", "Scores of the Ranker: histograms, and how they follow the metric", draw)
 
 
 def _group_means(values: np.ndarray, scores: np.ndarray) -> np.ndarray:
@@ -175,16 +175,16 @@ def _draw_means(axes: Axes, means: Mapping[str, np.ndarray], name: str, methods:
         axes.plot(*points.T, marker="o", label=method, **_style(method, methods))
     axes.set_xlabel(f"{name}, minus the location’s mean")
     axes.set_ylabel("score, minus the location’s mean")
-    _legend(axes)
+    legend(axes)
 
 
 def _figure(title: str, panels: Mapping[str, Lines]) -> Markup:
     """Curves against steps; the name of a panel is the label of its y axis."""
     draw = [functools.partial(_draw_panel, name=name, lines=lines) for name, lines in panels.items()]
-    return _panels(title, f"{title} against steps: {', '.join(panels)}", draw)
+    return side_by_side(title, f"{title} against steps: {', '.join(panels)}", draw)
 
 
-def _panels(title: str, description: str, draw: Sequence[Callable[[Axes], None]]) -> Markup:
+def side_by_side(title: str, description: str, draw: Sequence[Callable[[Axes], None]]) -> Markup:
     """Panels side by side, at most four in a row."""
     with mpl.rc_context({**STYLE, "svg.hashsalt": title}):
         num_columns = min(len(draw), 4)
@@ -221,7 +221,7 @@ def _draw_panel(axes: Axes, name: str, lines: Lines) -> None:
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if name == LOSS or len(axes.get_lines()) > 1:
-        _legend(axes)
+        legend(axes)
 
 
 def _place(label: str) -> int:
@@ -239,7 +239,7 @@ def _draw(axes: Axes, points: np.ndarray, marker: str | None, **style: Any) -> N
     axes.plot(steps, values, marker=marker, **style)
 
 
-def _series(rows: Sequence[Row], split: str) -> Lines:
+def logged(rows: Sequence[Row], split: str) -> Lines:
     """What was logged for `split`, by tag, without NaN and infinity."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:

@@ -1,4 +1,4 @@
-"""Puts the page together: index.html, results.csv and results.md in one folder."""
+"""Puts the page together: index.html, results.csv, results.md and a CSV for each ablation in one folder."""
 
 import dataclasses
 import importlib.resources
@@ -6,23 +6,29 @@ from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
 from ranksr import __version__, storage
 from ranksr.metrics import metric_info
-from ranksr.report import crops, figures, paper, rank_dataset, ranker, tables
+from ranksr.report import ablation_figures, ablation_tables, ablations, crops, figures, rank_dataset, ranker, tables
+from ranksr.report.ablations import Ablation
 from ranksr.report.story import Story
 
 
 def build_report(folder: str, story: Story) -> str:
-    """Write index.html (opens from disk, refers to nothing outside), results.csv and results.md; return the page.
+    """Write index.html (opens from disk, refers to nothing outside) and the tables beside it; return the page.
 
     `folder` is local or s3://bucket/prefix.
     """
     table = tables.results(story)
     storage.write_bytes(storage.join(folder, "results.csv"), tables.to_csv(table).encode())
     storage.write_bytes(storage.join(folder, "results.md"), _markdown(story, table).encode())
+    studies = [_study(ablation, story) for ablation in story.ablations]
+    for study in studies:
+        path = storage.join(folder, f"ablation_{study.table.ablation.name}.csv")
+        storage.write_bytes(path, ablation_tables.to_csv(study.table).encode())
     path = storage.join(folder, "index.html")
-    storage.write_bytes(path, _html(story, table).encode())
+    storage.write_bytes(path, _html(story, table, studies).encode())
     return path
 
 
@@ -43,59 +49,28 @@ def _markdown(story: Story, table: tables.Results) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Trial:
-    name: str
-    overrides: list[str]
-    error: str | None
-    """Why it failed; None when it is done."""
-    cells: list[tuple[str, bool]]
-    """Mean as text, and whether it is the best, per column."""
-    paper_label: str | None
-    paper_cells: list[str]
+class Study:
+    """What the page shows of one ablation."""
+
+    table: ablation_tables.Table
+    convergence: Markup | None
+    targets: Markup | None
+    sweep: Markup | None
 
 
-@dataclasses.dataclass(frozen=True)
-class Ablation:
-    name: str
-    columns: list[tables.Column]
-    paper_table: int | None
-    paper_columns: list[str]
-    """Headings of the paper's numbers; empty when none of the trials repeats one of its rows."""
-    trials: list[Trial]
-
-
-def _ablation(story: Story, name: str, trials: list[dict[str, Any]]) -> Ablation:
-    present = {key: None for trial in trials for key in trial["scores"] or {}}
-    order = [item.name for item in story.config.test_sets]
-    columns = sorted(present, key=lambda key: order.index(key[0]) if key[0] in order else len(order))
-    rows = [paper.row_of_trial(name, story.config, trial["overrides"]) for trial in trials]
-    metrics = dict.fromkeys(metric for _, metric in columns)
-    paper_metrics = [metric for metric in metrics if any(row and row.score(metric) is not None for row in rows)]
-    means = [[(trial["scores"] or {}).get(key, float("nan")) for key in columns] for trial in trials]
-    best = [tables.best_of(metric, [line[i] for line in means]) for i, (_, metric) in enumerate(columns)]
-    return Ablation(
-        name=name,
-        columns=[
-            tables.Column(test_set, metric, False, tables.is_calibrated(metric, story.config.scoring))
-            for test_set, metric in columns
-        ],
-        paper_table=paper.ABLATION_TABLES.get(name) if paper_metrics else None,
-        paper_columns=[tables.labelled(metric) for metric in paper_metrics],
-        trials=[
-            Trial(
-                name=trial["trial"],
-                overrides=list(trial["overrides"]),
-                error=None if trial["state"] == "done" else trial["error"] or "no error message",
-                cells=[(tables.number(mean), best[i][line]) for i, mean in enumerate(means[line])],
-                paper_label=row.label if row else None,
-                paper_cells=[tables.number(row.score(metric) if row else None) for metric in paper_metrics],
-            )
-            for line, (trial, row) in enumerate(zip(trials, rows, strict=True))
-        ],
+def _study(ablation: Ablation, story: Story) -> Study:
+    scores = ablations.scores_by_label(
+        ({**row, "seed": story.config.seed} for row in story.scores.to_pylist()), "method"
+    )
+    return Study(
+        table=ablation_tables.table(ablation, story.config),
+        convergence=ablation_figures.convergence(ablation),
+        targets=ablation_figures.targets(ablation, scores),
+        sweep=ablation_figures.sweep(ablation),
     )
 
 
-def _html(story: Story, table: tables.Results) -> str:
+def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -121,12 +96,14 @@ def _html(story: Story, table: tables.Results) -> str:
         ranker=ranker,
         judged=ranker.summarise(judged, story.config.ranker) if judged else None,
         ranker_scores=figures.ranker_scores(judged, story.config) if judged else None,
-        ablations=[_ablation(story, name, trials) for name, trials in story.ablations.items() if trials],
+        studies=studies,
+        noise=ablation_tables.NOISE,
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         duration=duration,
         plain=plain,
         number=tables.number,
         headings_of=_headings,
+        label_of=tables.labelled,
         version=__version__,
     )
 

@@ -76,14 +76,14 @@ TABLE_2 = tuple(
 """The main comparison."""
 
 TABLE_3 = (
-    Row(3, "SRGAN", {"niqe": 2.70, "psnr": 25.62}),
+    Row(3, "SRGAN", {"niqe": 2.70, "psnr": 25.62}, settings={RANK_CONTENT: 0}),
     Row(3, "RankSRGAN", {"niqe": 2.51, "psnr": 25.60}, settings={RANKED: ["srresnet", "srgan", "esrgan"]}),
     Row(3, "RankSRGAN-HR", {"niqe": 2.58, "psnr": 26.00}, settings={RANKED: ["srresnet", "srgan", "hr"]}),
 )
 """Which methods the rank dataset is made of."""
 
 TABLE_4 = (
-    Row(4, "SRGAN", {"niqe": 2.71, "10-ma": 1.47, "pi": 2.09, "psnr": 25.62}),
+    Row(4, "SRGAN", {"niqe": 2.71, "10-ma": 1.47, "pi": 2.09, "psnr": 25.62}, settings={RANK_CONTENT: 0}),
     Row(4, "ESRGAN", {"niqe": 2.56, "10-ma": 1.40, "pi": 1.98, "psnr": 25.30}),
     Row(4, "RankSRGAN-N", {"niqe": 2.51, "10-ma": 1.39, "pi": 1.95, "psnr": 25.62}, settings={METRIC: "niqe"}),
     Row(4, "RankSRGAN-M", {"niqe": 2.65, "10-ma": 1.38, "pi": 2.01, "psnr": 25.21}, settings={METRIC: "ma"}),
@@ -101,7 +101,7 @@ TABLE_5 = (
 TABLE_5_METHODS = {"srgan", "esrgan"}
 
 TABLE_6 = (
-    Row(6, "SRGAN", {"niqe": 2.71, "10-ma": 1.47, "psnr": 25.62}),
+    Row(6, "SRGAN", {"niqe": 2.71, "10-ma": 1.47, "psnr": 25.62}, settings={RANK_CONTENT: 0}),
     Row(6, "ESRGAN", {"niqe": 2.55, "10-ma": 1.40, "psnr": 25.30}),
     Row(
         6,
@@ -127,8 +127,6 @@ TABLE_7 = (
 """Pixel loss added to the rank-content loss."""
 
 TABLES = {1: TABLE_1, 2: TABLE_2, 3: TABLE_3, 4: TABLE_4, 5: TABLE_5, 6: TABLE_6, 7: TABLE_7}
-ABLATION_TABLES = {"loss": 7, "metric": 4, "methods": 3, "target": 6}
-"""The paper's table that each ablation of configs/ablations repeats."""
 RANKER_SROCC = 0.88
 """Section 4.1: the Ranker's rank correlation on the validation patches; it had learned to rank by NIQE."""
 
@@ -152,8 +150,8 @@ def score_distance(ranker: RankerConfig) -> float | None:
     return next((row.scores["distance"] for row in TABLE_5 if row.settings == learned), None)
 
 
-def row_of_trial(ablation: str, config: Config, overrides: list[str]) -> Row | None:
-    """The row that a trial of `ablation` repeats, or None.
+def row_of_trial(table: int | None, config: Config, overrides: list[str]) -> Row | None:
+    """The row of the paper's `table` that a trial repeats, or None.
 
     The trial must be configured as the row says, and leave every other setting that the ablations vary as it is
     in `config`: a trial that also switches another term off is not the paper's experiment.
@@ -163,7 +161,7 @@ def row_of_trial(ablation: str, config: Config, overrides: list[str]) -> Row | N
     except UserError:
         return None  # the trial is listed with its error
     base = _varied(config)
-    for row in TABLES.get(ABLATION_TABLES.get(ablation, 0), ()):
+    for row in TABLES.get(table or 0, ()):
         asked = {key: _plain(value) for key, value in row.settings.items()}
         if asked and all(trial.get(key) == asked.get(key, base.get(key)) for key in {*trial, *base, *asked}):
             return row

@@ -34,13 +34,13 @@ def summary_rows(found: dict[str, Any], ranker: RankerConfig) -> list[list[str]]
     """A heading and a line for each measure, the paper's number beside it where that is of the same."""
     lines = [
         ["measure", "here", "paper"],
-        ["SROCC", _decimals(found["srocc"]), _printed(paper.ranker_srocc(ranker))],
+        ["SROCC", _decimals(found["srocc"]), printed(paper.ranker_srocc(ranker))],
         ["pair accuracy", _percent(found["pair_accuracy"]), tables.NOTHING],
         [f"{DISTANCE}, all pairs", _decimals(found["score_distance"]), tables.NOTHING],
     ]
     for name, distance in found["score_distance_of"].items():
         if set(name.split(", ")) == paper.TABLE_5_METHODS:
-            lines.append([f"{DISTANCE}, {name}", _decimals(distance), _printed(paper.score_distance(ranker))])
+            lines.append([f"{DISTANCE}, {name}", _decimals(distance), printed(paper.score_distance(ranker))])
     counts = {"locations": "locations", "photographs": "images", "pairs": "num_pairs"}
     return lines + [[name, str(found[key]), tables.NOTHING] for name, key in counts.items()]
 
@@ -69,5 +69,6 @@ def _percent(value: float) -> str:
     return tables.NOTHING if math.isnan(value) else f"{value:.1%}"
 
 
-def _printed(value: float | None) -> str:
+def printed(value: float | None) -> str:
+    """A number of the paper, as it prints it."""
     return tables.NOTHING if value is None else str(value)

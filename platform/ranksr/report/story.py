@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from ranksr.config import Config
 from ranksr.data.statistics import Statistics
+from ranksr.report.ablations import Ablation
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +23,7 @@ class Story:
     """In pipeline order: {"name", "folder", "fingerprint", "seconds" (None: unknown), "results": {...}}."""
     remarks: list[str]
     """Sentences that must stand next to the numbers."""
-    ablations: dict[str, list[dict[str, Any]]]
-    """Ablation to its trials: {"trial", "overrides", "state": "done" | "failed", "error", "scores"}, where `scores`
-    is {(test_set, metric): mean}."""
+    ablations: list[Ablation]
     command: str
     """What to type to make all of this again."""
     rank_dataset: Statistics | None = None

@@ -32,6 +32,11 @@ class Column:
     """Whether the metric's model was fitted in this run, so that its values compare with no published ones."""
 
     @property
+    def name(self) -> str:
+        """E.g. `Set14 NIQE`."""
+        return f"{self.test_set} {METRIC_LABELS.get(self.metric, self.metric)}"
+
+    @property
     def label(self) -> str:
         """The metric with its unit, a dagger where it was calibrated here, and the direction of better."""
         arrow = "↓" if metric_info(self.metric).lower_is_better else "↑"
@@ -87,7 +92,12 @@ def number(value: float | None) -> str:
         return NOTHING
     if math.isinf(value):
         return "∞" if value > 0 else "−∞"
-    return f"{value:.{4 if abs(value) < 1 and value else 2}f}"
+    return f"{value:.{decimals(value)}f}"
+
+
+def decimals(value: float) -> int:
+    """How many of them a value is shown with."""
+    return 4 if abs(value) < 1 and value else 2
 
 
 def results(story: Story) -> Results:
@@ -178,8 +188,7 @@ def to_csv(table: Results) -> str:
     writer = csv.writer(out, lineterminator="\n")
     heading = ["method"]
     for column in table.columns:
-        name = f"{column.test_set} {METRIC_LABELS.get(column.metric, column.metric)}"
-        name += " (calibrated here)" * column.calibrated
+        name = column.name + " (calibrated here)" * column.calibrated
         heading += [name, f"{name} images"] + [f"{name} paper"] * column.has_paper
     writer.writerow(heading)
     for method, cells in table.rows:

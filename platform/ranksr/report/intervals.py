@@ -1,0 +1,88 @@
+"""95 % intervals by Student's t: of means over seeds, and of paired differences over images and over seeds."""
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+from scipy import special
+
+CONFIDENCE = 0.95
+
+Scores = Mapping[int, Mapping[str, float]]
+"""One metric on one test set: seed to image to score; NaN where an image has none."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    mean: float
+    """NaN without values."""
+    half_width: float
+    """The mean plus and minus this is the interval; NaN where there is none: one value, or an infinite one."""
+    count: int
+
+    @property
+    def known(self) -> bool:
+        return not math.isnan(self.half_width)
+
+
+@dataclasses.dataclass(frozen=True)
+class Difference:
+    """Of a trial to another, by the images and the seeds that both have."""
+
+    over_images: Interval
+    """Of the differences of each image, which are means over the common seeds. Says nothing of other seeds."""
+    over_seeds: Interval
+    """Of the differences of each common seed, which are means over the same images."""
+    num_seeds: int
+    """Common seeds. 0: there is none, and the mean over each side's own seeds is compared."""
+    num_left_out: int
+    """Images that were not compared: a score is missing or infinite on one side."""
+
+    @property
+    def within_noise(self) -> bool | None:
+        """Whether one of the intervals that there are contains 0. None without any: nothing can be said.
+
+        With one common seed only the interval over images is known: the difference may still be that seed's luck.
+        """
+        known = [found for found in (self.over_images, self.over_seeds) if found.known]
+        return any(abs(found.mean) <= found.half_width for found in known) if known else None
+
+
+def interval(values: Iterable[float]) -> Interval:
+    """Mean and its interval, NaN left out."""
+    known = np.array([value for value in values if not math.isnan(value)])
+    if not len(known):
+        return Interval(math.nan, math.nan, 0)
+    half_width = math.nan
+    if len(known) > 1 and np.isfinite(known).all():
+        quantile = special.stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2)
+        half_width = float(quantile * known.std(ddof=1) / math.sqrt(len(known)))
+    return Interval(float(known.mean()), half_width, len(known))
+
+
+def over_seeds(scores: Scores) -> Interval:
+    """Of the seeds' values, each the mean over the images that have a score."""
+    return interval(interval(images.values()).mean for images in scores.values())
+
+
+def difference(scores: Scores, base: Scores) -> Difference:
+    """`scores` minus `base`, paired by seed and by the images' names."""
+    seeds = sorted(scores.keys() & base.keys())
+    pairs = [(scores[seed], base[seed]) for seed in seeds] or [(_over_seeds(scores), _over_seeds(base))]
+    names = sorted({name for pair in pairs for side in pair for name in side})
+    rows = [[first.get(name, math.nan) - second.get(name, math.nan) for name in names] for first, second in pairs]
+    found = np.array(rows)
+    compared = found[:, np.isfinite(found).all(axis=0)]
+    return Difference(
+        over_images=interval(compared.mean(axis=0)),
+        over_seeds=interval(compared.mean(axis=1)) if compared.size else interval(()),
+        num_seeds=len(seeds),
+        num_left_out=len(names) - compared.shape[1],
+    )
+
+
+def _over_seeds(scores: Scores) -> dict[str, float]:
+    """Image to its mean; NaN where a seed has no score for it."""
+    names = {name for images in scores.values() for name in images}
+    return {name: sum(images.get(name, math.nan) for images in scores.values()) / len(scores) for name in names}
