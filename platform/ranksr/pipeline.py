@@ -324,33 +324,12 @@ def tell(context: Context) -> report.Story:
             }
             for stage in stages
         ],
-        remarks=remarks(context.config),
+        remarks=report.remarks(context.config),
         ablations=report.read_ablations(context.run.root),
         command=shlex.join(["python", *sys.argv]),
         rank_dataset=statistics.summarise(scores, with_patches=True) if scores else None,
         ranker_scores=next((storage.read_table(path) for path in judged if storage.exists(path)), None),
     )
-
-
-def remarks(config: Config) -> list[str]:
-    """What must be known to read the numbers of this config."""
-    said = []
-    if config.scoring.niqe_model == "fit":
-        said.append(
-            "† NIQE's pristine model was fitted on this run's training photographs: "
-            "not comparable with published NIQE values."
-        )
-    if config.scoring.ma_model == "fit":
-        said.append(
-            "† Ma's model was calibrated here on degraded training photographs: "
-            "Ma and PI are not comparable with published values."
-        )
-    if config.perceptual.weights == "random":
-        said.append(
-            f"The perceptual loss uses a randomly initialised {config.perceptual.network}, not one trained on "
-            "ImageNet: methods that use it cannot reach the paper's texture."
-        )
-    return said
 
 
 def run_pipeline(context: Context, overrides: list[str]) -> report.Story:

@@ -3,6 +3,14 @@
 from ranksr.report.ablations import read_ablations
 from ranksr.report.page import build_report, results_table_text
 from ranksr.report.rank_dataset import rank_dataset_json, rank_dataset_text
-from ranksr.report.story import Story
+from ranksr.report.story import Story, remarks
 
-__all__ = ["Story", "build_report", "rank_dataset_json", "rank_dataset_text", "read_ablations", "results_table_text"]
+__all__ = [
+    "Story",
+    "build_report",
+    "rank_dataset_json",
+    "rank_dataset_text",
+    "read_ablations",
+    "remarks",
+    "results_table_text",
+]

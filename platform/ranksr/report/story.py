@@ -30,3 +30,24 @@ class Story:
     """With the patches of its flips; None where the run has none."""
     ranker_scores: pa.Table | None = None
     """A row per validation location, as `train.ranker_report.SCHEMA` says; None where the run has none."""
+
+
+def remarks(config: Config) -> list[str]:
+    """What must be known to read the numbers of this config."""
+    said = []
+    if config.scoring.niqe_model == "fit":
+        said.append(
+            "† NIQE's pristine model was fitted on this run's training photographs: "
+            "not comparable with published NIQE values."
+        )
+    if config.scoring.ma_model == "fit":
+        said.append(
+            "† Ma's model was calibrated here on degraded training photographs: "
+            "Ma and PI are not comparable with published values."
+        )
+    if config.perceptual.weights == "random":
+        said.append(
+            f"The perceptual loss uses a randomly initialised {config.perceptual.network}, not one trained on "
+            "ImageNet: methods that use it cannot reach the paper's texture."
+        )
+    return said
