@@ -17,7 +17,9 @@ LAYERS = [
     ("train",),
     ("evaluate", "report"),
     ("pipeline",),
-    ("ablation", "cli"),
+    ("ablation",),
+    ("show",),
+    ("cli",),
 ]
 """From the left, as in CONTRIBUTING.md: a module imports from the left or from its own group."""
 

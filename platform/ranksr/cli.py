@@ -194,6 +194,18 @@ def dataset_export(parsed: argparse.Namespace) -> int:
     return 0
 
 
+def _show_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("root", metavar="RUN", help="run folder or s3://bucket/prefix")
+
+
+def show(parsed: argparse.Namespace) -> int:
+    """How a run and its trials stand: states, times, sizes, and what a re-run would do."""
+    from ranksr import show
+
+    print(show.show(parsed.root))
+    return 0
+
+
 def open_run(parsed: argparse.Namespace) -> Any:
     """The pipeline's context for parsed arguments: config loaded and checked, run folder named."""
     from ranksr import pipeline
@@ -278,6 +290,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "rank_dataset": (_config_arguments, rank_dataset),
     "evaluate": (_config_arguments, evaluate),
     "ablation": (_ablation_arguments, ablation),
+    "show": (_show_arguments, show),
     "dataset": (_dataset_arguments, dataset),
     "score": (_score_arguments, score),
 }

@@ -1,15 +1,17 @@
 """The report of a run: tables beside the paper's, training curves and pictures on one page that opens from disk."""
 
-from ranksr.report.ablations import read_ablations
-from ranksr.report.page import build_report, results_table_text
+from ranksr.report.ablations import read_ablation, read_ablations
+from ranksr.report.page import build_report, duration, results_table_text
 from ranksr.report.rank_dataset import rank_dataset_json, rank_dataset_text
 from ranksr.report.story import Story, remarks
 
 __all__ = [
     "Story",
     "build_report",
+    "duration",
     "rank_dataset_json",
     "rank_dataset_text",
+    "read_ablation",
     "read_ablations",
     "remarks",
     "results_table_text",

@@ -1,0 +1,90 @@
+"""`ranksr show`: how a run and its trials stand."""
+
+import pathlib
+
+import pytest
+
+from ranksr import cli, pipeline, storage
+from ranksr.ablation import results
+from ranksr.ablation.schedule import plan_trial
+from ranksr.ablation.study import Listed, Study, prepare
+from ranksr.config import Config, load_config
+from ranksr.runs import Run
+from ranksr.show import show
+
+
+@pytest.fixture
+def config(root: pathlib.Path, tiny: list[str]) -> Config:
+    return load_config(root / "configs" / "demo.yaml", [*tiny, "evaluation.methods=[srresnet]"])
+
+
+@pytest.fixture
+def run(config: Config, tmp_path: pathlib.Path) -> Run:
+    """Begun: what comes before the training is done, the training has a checkpoint. Nothing of it was computed."""
+    run = Run(str(tmp_path / "run"))
+    run.describe(config, [])
+    *before, training, _ = pipeline.plan(pipeline.Context(config, run, start_ray=lambda: None))
+    for stage in before:
+        run.finish(run.begin(stage), {"seconds": 75.0})
+    run.begin(training)
+    storage.write_bytes(training.path("checkpoints", "step_00000002.pt"), b"x" * 2000)
+    return run
+
+
+def finish(config: Config, run: Run) -> None:
+    for stage in pipeline.plan(pipeline.Context(config, run, start_ray=lambda: None)):
+        run.finish(stage, {"seconds": 1.0})
+
+
+def line(text: str, *words: str) -> str:
+    """The line that begins with these words."""
+    return next(line for line in text.splitlines() if tuple(line.split()[: len(words)]) == words)
+
+
+def test_each_stage_is_shown_with_what_a_rerun_would_do(run: Run) -> None:
+    text = show(run.root)
+    assert text.startswith(f"{run.root}: 2 of 4 stages done")
+    assert line(text, "patches", "done", "1", "min", "15", "s").endswith("reuse")
+    assert line(text, "srresnet", "unfinished").endswith("continue after step 2")
+    assert line(text, "srresnet").split()[4] == "kB"
+    assert line(text, "evaluation", "new").endswith("build")
+
+
+def test_trials_are_shown_as_they_stand_now(config: Config, run: Run) -> None:
+    finish(config, run)
+    change = "methods.srresnet.train.learning_rate="
+    names = ("done", "begun", "late", "bad")
+    study = Study(
+        about="rates",
+        method="srresnet",
+        trials=tuple(Listed(name=name, overrides=(f"{change}{i + 1}e-4",)) for i, name in enumerate(names)),
+    )
+    trials = prepare({"rates": study}, config)
+    plans = {trial.key: plan_trial(trial.config, run, {}) for trial in trials}
+    training = {trial.name: next(s for s in plans[trial.key] if s.name == "srresnet") for trial in trials}
+    run.trials.begin(training["begun"])
+    results.write_stopped(run, "rates", training["bad"].fingerprint, {"step": 2, "psnr": 9.0})
+    results.write_results(run, "rates", study, trials, plans, {})
+    for stage in plans["rates/done/0"]:
+        run.trials.finish(stage, {"seconds": 1.0})
+    text = show(run.root)
+    assert "ablation rates, rates: 1 of 4 trials done" in text
+    assert line(text, "done", "0", "done", "0/4").endswith("reuse")
+    assert line(text, "begun", "0", "unfinished").endswith("continue srresnet, build evaluation")
+    assert line(text, "late", "0", "waiting").endswith("build srresnet, build evaluation")
+    assert line(text, "bad", "0", "stopped", "early").endswith("reuse")
+
+
+def test_a_run_that_would_be_refused_says_why(config: Config, run: Run) -> None:
+    run.describe(config.with_overrides(["data.images_per_part=1"]), [])
+    text = show(run.root)
+    assert "a re-run would refuse:" in text
+    assert "data.images_per_part: 4 -> 1" in text
+    assert line(text, "patches", "done").endswith("refuse, see below")
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["show", str(tmp_path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{tmp_path}/run.json" in said
+    assert "give the folder that --run named" in said
