@@ -6,7 +6,7 @@ import pytest
 
 from ranksr.config import Config, SRResNet, UserError, load_config
 
-RECIPES = ("paper", "authors_code", "single_gpu", "demo")
+RECIPES = ("paper", "authors_code", "single_gpu", "demo", "external")
 
 
 @pytest.mark.parametrize("name", RECIPES)
