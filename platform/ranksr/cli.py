@@ -180,11 +180,15 @@ def dataset_show(parsed: argparse.Namespace) -> int:
 
     stage, ranker = statistics.open_stage(parsed.root)
     found = statistics.summarise(statistics.read_scores(stage, ranker))
+    _show(report.rank_dataset_json(found) if parsed.json else report.rank_dataset_text(found, stage.folder))
+    return 0
+
+
+def _show(text: str) -> None:
     try:
-        print(report.rank_dataset_json(found) if parsed.json else report.rank_dataset_text(found, stage.folder))
+        print(text)
     except BrokenPipeError:  # `| head` has seen enough; Python would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def dataset_export(parsed: argparse.Namespace) -> int:
@@ -192,6 +196,22 @@ def dataset_export(parsed: argparse.Namespace) -> int:
     from ranksr.data import export
 
     print("\n".join(export.export_dataset(parsed.root, parsed.folder)))
+    return 0
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", nargs="+", metavar="RUN_OR_TRIAL",
+        help="run folder, RUN/ablation/NAME/TRIAL or RUN/ablation/NAME, local or s3://bucket/prefix",
+    )  # fmt: skip
+    parser.add_argument("--method", help="only this method of each run (default: all of its evaluation)")
+
+
+def compare(parsed: argparse.Namespace) -> int:
+    """Scores of runs, trials or ablations, their differences to the first with intervals, and how configs differ."""
+    from ranksr.report import comparison
+
+    _show(comparison.compare(parsed.paths, parsed.method))
     return 0
 
 
@@ -279,6 +299,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "rank_dataset": (_config_arguments, rank_dataset),
     "evaluate": (_config_arguments, evaluate),
     "ablation": (_ablation_arguments, ablation),
+    "compare": (_compare_arguments, compare),
     "dataset": (_dataset_arguments, dataset),
     "score": (_score_arguments, score),
 }

@@ -42,10 +42,12 @@ class Cell:
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or NOISE; empty where nothing can be said."""
+        """`same`, `better`, `worse` or NOISE; empty where nothing can be said."""
         noise = self.difference.within_noise if self.difference else None
         if self.difference is None or noise is None:
             return ""
+        if self.difference.over_images.mean == self.difference.over_images.half_width == 0:
+            return "same"
         lower = self.difference.over_images.mean < 0
         better = "better" if lower == metric_info(self.column.metric).lower_is_better else "worse"
         return NOISE if noise else better
@@ -162,8 +164,9 @@ def notes(pair: str, found: Iterable[Cell]) -> list[str]:
     said: dict[str, list[str]] = {}
     for cell in found:
         if (compared := cell.difference) and compared.num_left_out:
-            text = f"{compared.over_images.count} common images with finite scores, {compared.num_left_out} left out"
-            said.setdefault(f"compared on {text}", []).append(cell.column.name)
+            count = compared.over_images.count
+            text = f"compared on {count} of {count + compared.num_left_out} images, where both have a finite score"
+            said.setdefault(text, []).append(cell.column.name)
         if compared and not compared.num_seeds:
             said.setdefault("no common seed, so means over each side’s own are compared", []).append(cell.column.name)
     return [f"{pair}, {', '.join(places)}: {text}." for text, places in said.items()]
