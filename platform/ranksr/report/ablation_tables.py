@@ -37,7 +37,7 @@ class Cell:
         if self.difference is None or not self.difference.over_images.count:
             return ""
         images, seeds = self.difference.over_images, self.difference.over_seeds
-        signed = f"{images.mean:+.{self._digits}f}".replace("-", "−")
+        signed = f"{images.mean:+z.{self._digits}f}".replace("-", "−")
         return signed + self._half_width(images) + f", seeds{self._half_width(seeds)}" * seeds.known
 
     @property
