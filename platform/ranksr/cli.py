@@ -127,7 +127,7 @@ def evaluate(parsed: argparse.Namespace) -> int:
 
 def ablation(parsed: argparse.Namespace) -> int:
     """The run where it is not finished, then every trial; exit code 1 when a trial failed."""
-    from ranksr import pipeline
+    from ranksr import pipeline, report
     from ranksr.ablation import study, tune
 
     studies = study.load_studies(parsed.ablation)
@@ -137,6 +137,8 @@ def ablation(parsed: argparse.Namespace) -> int:
         log.info("ablation %s: %s", ", ".join(studies), tune.expected_cost(studies, context))
     rows = tune.run_studies(studies, context)
     pipeline.write_report(context)
+    for name in studies:
+        print(report.ablation_text(report.read_ablation(context.run.root, name), context.config))
     print(f"report: {context.run.path('report', 'index.html')}")
     return 0 if all(row["state"] in ("done", "stopped") for each in rows.values() for row in each) else 1
 
@@ -179,11 +181,15 @@ def dataset_show(parsed: argparse.Namespace) -> int:
 
     stage, ranker = statistics.open_stage(parsed.root)
     found = statistics.summarise(statistics.read_scores(stage, ranker))
+    _print(report.rank_dataset_json(found) if parsed.json else report.rank_dataset_text(found, stage.folder))
+    return 0
+
+
+def _print(text: str) -> None:
     try:
-        print(report.rank_dataset_json(found) if parsed.json else report.rank_dataset_text(found, stage.folder))
+        print(text)
     except BrokenPipeError:  # `| head` has seen enough; Python would complain once more when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def dataset_export(parsed: argparse.Namespace) -> int:
@@ -202,7 +208,23 @@ def show(parsed: argparse.Namespace) -> int:
     """How a run and its trials stand: states, times, sizes, and what a re-run would do."""
     from ranksr import show
 
-    print(show.show(parsed.root))
+    _print(show.show(parsed.root))
+    return 0
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "paths", nargs="+", metavar="RUN_OR_TRIAL",
+        help="run folder, RUN/ablation/NAME/TRIAL or RUN/ablation/NAME, local or s3://bucket/prefix",
+    )  # fmt: skip
+    parser.add_argument("--method", help="only this method of each run (default: all of its evaluation)")
+
+
+def compare(parsed: argparse.Namespace) -> int:
+    """Scores of runs, trials or ablations, their differences to the first with intervals, and how configs differ."""
+    from ranksr.report import comparison
+
+    _print(comparison.compare(parsed.paths, parsed.method))
     return 0
 
 
@@ -291,6 +313,7 @@ COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[a
     "evaluate": (_config_arguments, evaluate),
     "ablation": (_ablation_arguments, ablation),
     "show": (_show_arguments, show),
+    "compare": (_compare_arguments, compare),
     "dataset": (_dataset_arguments, dataset),
     "score": (_score_arguments, score),
 }

@@ -72,7 +72,7 @@ def test_the_table_holds_means_differences_and_verdicts(make_ablation, two_by_tw
     assert niqe.difference_text == "−1.50 ± 0.00, seeds ± 6.35"
     assert niqe.verdict == "≈"
     assert (psnr.text, psnr.difference_text, psnr.verdict) == ("∞", "+1.00", "")
-    assert found.notes == ["on and off, Set14 PSNR: compared on 1 common images with finite scores, 1 left out."]
+    assert found.notes == ["on and off, Set14 PSNR: compared on 1 of 2 images, where both have a finite score."]
 
 
 @pytest.mark.parametrize(("metric", "verdict"), [("niqe", "better"), ("psnr", "worse")])

@@ -155,6 +155,43 @@ def test_an_ablation_whose_trials_all_failed_still_shows_them(tmp_path, changed,
     assert "failed: no error message" in document.text
 
 
+def test_an_ablation_of_targets_stands_with_its_differences_rankers_and_figures(
+    tmp_path, changed, made_up, make_entry, make_ablation
+):
+    entries, scores = [], {}
+    for target, shift in (("rank", 0.0), ("method", 0.5), ("regression", 0.01)):
+        judged = {"srocc": 0.5, "pair_accuracy": 0.75, "score_distance": 0.25, "score_distance_of": {}}
+        for seed in range(3):
+            stages = {"ranker": f"ablation/stages/ranker-{target}", "ranksrgan": f"ablation/stages/{target}-{seed}"}
+            settings = {"settings": {"ranker.target": target}, "overrides": [f"ranker.target={target}"]}
+            entries.append(make_entry(target, seed, **settings, stages=stages, ranker=judged))
+            scores[target, seed, "Set14", "niqe"] = {
+                image: 5 + shift * (1 + seed / 10) * sign
+                for image, sign in (("a", 1), ("b", 1.1 if shift > 0.1 else -1))
+            }
+    entries[-1].update(state="stopped", step=5)
+    del scores["regression", 2, "Set14", "niqe"]
+    curves = {"ablation/stages/rank-0": [{"step": 5, "split": "val", "niqe": 7.0, "psnr": 25.0}]}
+    ablation = make_ablation(entries, scores, curves, name="target", varied=["ranker.target"], table=6)
+    document = build(tmp_path, changed(ablations=[ablation], rank_dataset=ranked(made_up.write())))
+    cells = [" ".join(cell.split()) for cell in document.cells]
+    assert cells[cells.index("method3 seeds") :][:3] == [
+        "method3 seeds",
+        "method",
+        "5.58 ± 0.13+0.58 ± 0.35, seeds ± 0.13 worse",
+    ]
+    assert "5.00 ± 0.00+0.00 ± 0.13, seeds ± 0.00 ≈" in cells
+    assert cells[cells.index("RankSRGAN-ReN") + 2].startswith("stopped early at step 5 of 20; validation NIQE 8.00")
+    assert cells.count("50.0%") == 0
+    assert cells.count("75.0%") == 3
+    labels = [attributes.get("aria-label", "") for attributes in document.all("svg")]
+    assert {
+        "NIQE on Set14 by the Ranker’s target",
+        "Convergence of the trials of target: validation NIQE, PSNR, dB",
+    } <= set(labels)
+    assert [attributes["href"] for attributes in document.all("a")].count("#rank-dataset") == 2  # Figure 3 stands there
+
+
 def test_one_test_set_no_ablation_no_curves_no_pictures_and_no_paper_numbers(tmp_path, changed, make_config, story):
     rows = [row for row in story.scores.to_pylist() if row["test_set"] == "Mine"]
     bare = changed(

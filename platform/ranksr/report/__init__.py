@@ -1,5 +1,6 @@
 """The report of a run: tables beside the paper's, training curves and pictures on one page that opens from disk."""
 
+from ranksr.report.ablation_tables import ablation_text
 from ranksr.report.ablations import read_ablation, read_ablations
 from ranksr.report.page import build_report, duration, results_table_text
 from ranksr.report.rank_dataset import rank_dataset_json, rank_dataset_text
@@ -7,6 +8,7 @@ from ranksr.report.story import Story, remarks
 
 __all__ = [
     "Story",
+    "ablation_text",
     "build_report",
     "duration",
     "rank_dataset_json",

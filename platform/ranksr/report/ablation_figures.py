@@ -79,7 +79,7 @@ def targets(ablation: Ablation, references: Mapping[str, AllScores]) -> Markup |
     draw = [
         functools.partial(_draw_targets, scores=every, test_set=test_set, own=len(scored)) for test_set in test_sets
     ]
-    return side_by_side(f"Targets of {ablation.name}", f"NIQE on {', '.join(test_sets)} by the Ranker's target", draw)
+    return side_by_side(f"Targets of {ablation.name}", f"NIQE on {', '.join(test_sets)} by the Ranker’s target", draw)
 
 
 def _draw_targets(axes: Axes, scores: Mapping[str, AllScores], test_set: str, own: int) -> None:

@@ -37,15 +37,17 @@ class Cell:
         if self.difference is None or not self.difference.over_images.count:
             return ""
         images, seeds = self.difference.over_images, self.difference.over_seeds
-        signed = f"{images.mean:+.{self._digits}f}".replace("-", "−")
+        signed = f"{images.mean:+z.{self._digits}f}".replace("-", "−")
         return signed + self._half_width(images) + f", seeds{self._half_width(seeds)}" * seeds.known
 
     @property
     def verdict(self) -> str:
-        """`better`, `worse` or NOISE; empty where nothing can be said."""
+        """`same`, `better`, `worse` or NOISE; empty where nothing can be said."""
         noise = self.difference.within_noise if self.difference else None
         if self.difference is None or noise is None:
             return ""
+        if self.difference.over_images.mean == self.difference.over_images.half_width == 0:
+            return "same"
         lower = self.difference.over_images.mean < 0
         better = "better" if lower == metric_info(self.column.metric).lower_is_better else "worse"
         return NOISE if noise else better
@@ -162,8 +164,9 @@ def notes(pair: str, found: Iterable[Cell]) -> list[str]:
     said: dict[str, list[str]] = {}
     for cell in found:
         if (compared := cell.difference) and compared.num_left_out:
-            text = f"{compared.over_images.count} common images with finite scores, {compared.num_left_out} left out"
-            said.setdefault(f"compared on {text}", []).append(cell.column.name)
+            count = compared.over_images.count
+            text = f"compared on {count} of {count + compared.num_left_out} images, where both have a finite score"
+            said.setdefault(text, []).append(cell.column.name)
         if compared and not compared.num_seeds:
             said.setdefault("no common seed, so means over each side’s own are compared", []).append(cell.column.name)
     return [f"{pair}, {', '.join(places)}: {text}." for text, places in said.items()]
@@ -241,6 +244,16 @@ def _mean(found: Iterable[dict[str, Any]], key: str, form: str = ".3f") -> str:
     over = intervals.interval(value for each in found if (value := each.get(key)) is not None)
     spread = f" ± {over.half_width:{form}}" if over.known else ""
     return tables.NOTHING if math.isnan(over.mean) else f"{over.mean:{form}}{spread}"
+
+
+def ablation_text(ablation: Ablation, config: Config) -> str:
+    """The means and states for a terminal; `ranksr compare` has the differences."""
+    found = table(ablation, config)
+    lines = [["trial", *(f"{column.test_set} {column.label}" for column in found.columns), ""]]
+    for row in found.rows:
+        cells = [f"{cell.text} {cell.verdict}".rstrip() for cell in row.cells]
+        lines.append([row.name, *cells, "; ".join(row.not_done)])
+    return f"ablation {ablation.name}, {ablation.about} (base: {ablation.base})\n{tables.aligned(lines)}"
 
 
 CSV_HEADING = (
