@@ -226,6 +226,7 @@ def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping 
     """Do the work side by side; returns the error of each trial that failed."""
     by_key = {each.trial.key: each for each in work}
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its box names a TensorBoard folder that holds nothing
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial's last word holds no metric
 
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
