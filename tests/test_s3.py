@@ -73,6 +73,7 @@ def test_tensorboard_reads_the_curves(said: str, tmp_path: pathlib.Path) -> None
 
 
 def test_the_trial_was_trained_in_the_bucket(said: str) -> None:
+    assert "stages to build" in said
     (row,) = storage.read_json(f"{RUN}/ablation/pixel/results.json")["trials"]
     assert (row["trial"], row["state"]) == ("half", "done")
     assert storage.exists(f"{RUN}/{row['stages']['ranksrgan']}/weights.pt")

@@ -33,11 +33,9 @@ def test_at_last_each_trial_builds_its_own() -> None:
     assert next_wave({"ready": chain("c", "new", 4)}) == {}
 
 
-def test_trials_that_are_the_same_are_built_once() -> None:
-    plans = {"loss": chain("a", "", 2), "target": chain("a", "", 2)}
-    assert next_wave(plans) == {"loss": ["gan"]}
-    plans = {"loss": chain("a", "", 3), "target": chain("a", "", 3)}
-    assert next_wave(plans) == {"loss": ["evaluation"]}
+def test_of_trials_that_are_the_same_one_is_built() -> None:
+    plans = {"loss": chain("a", "new", 1), "target": chain("a", "new", 1), "other": chain("b", "else", 1)}
+    assert next_wave(plans) == {"loss": ["evaluation"], "other": ["evaluation"]}
 
 
 def test_the_cost_counts_a_shared_stage_once_and_takes_the_measured_rates() -> None:

@@ -25,10 +25,15 @@ def plan_trial(trial_config: pipeline.Config, run: Run, digests: dict[str, str])
 def next_wave(plans: Plans) -> Wave:
     """What can be built now, side by side, without any stage being built twice; empty when all is done.
 
-    While stages are missing that several trials need: those whose inputs are there, each by the first trial that needs
-    it. Then each trial's own, up to its evaluation.
+    Of trials that are the same, the first counts. While stages are missing that several trials need: those whose inputs
+    are there, each by the first trial that needs it. Then each trial's own, up to its evaluation.
     """
-    missing = {trial: [stage for stage in stages if not stage.done] for trial, stages in plans.items()}
+    first = {stages[-1].fingerprint: trial for trial, stages in reversed(plans.items())}
+    missing = {
+        trial: [stage for stage in stages if not stage.done]
+        for trial, stages in plans.items()
+        if first[stages[-1].fingerprint] == trial
+    }
     users = Counter(stage.fingerprint for stages in missing.values() for stage in stages)
     wave: Wave = {}
     begun = set()
