@@ -46,6 +46,7 @@ def run_studies(studies: dict[str, Study], context: pipeline.Context) -> Rows:
     """
     trials = prepare(studies, context.config)
     errors: dict[str, str] = {}
+    wave: Wave = {}
     while True:
         plans = _plans(trials, context)
         rows = _write(studies, trials, plans, errors, context.run)
@@ -54,9 +55,10 @@ def run_studies(studies: dict[str, Study], context: pipeline.Context) -> Rows:
             for trial, row in zip(trials, [row for each in rows.values() for row in each], strict=True)
             if row["state"] == "waiting"
         }
-        wave = next_wave(open_plans)
+        before, wave = wave, next_wave(open_plans)
         if not wave:
             break
+        assert wave != before, f"nothing was built, and no error came back: {wave}"
         context.start_ray()
         said = _run_wave(studies, [trial for trial in trials if trial.key in wave], wave, open_plans, context)
         errors |= _failed(said, wave, open_plans, context.run, trials, context.digests)
@@ -227,6 +229,7 @@ def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping 
     by_key = {each.trial.key: each for each in work}
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its box names a TensorBoard folder that holds nothing
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would take a Ctrl-C for the end of the wave
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial's last word holds no metric
 
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
