@@ -123,7 +123,7 @@ def table(ablation: Ablation, config: Config) -> Table:
         rows=[
             Row(
                 name=trial.name,
-                settings=[plain(trial.settings.get(key)) for key in ablation.varied],
+                settings=[_plain(trial.settings.get(key)) for key in ablation.varied],
                 num_done=sum(each.state == "done" for each in trial.seeds),
                 not_done=not_done(trial),
                 failed=any(each.state == "failed" for each in trial.seeds),
@@ -178,10 +178,10 @@ def _short(keys: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(keys)
 
 
-def plain(value: Any) -> str:
+def _plain(value: Any) -> str:
     """A setting for a table: `1`, `srgan, hr`."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value)) or "none"
+        return ", ".join(map(_plain, value)) or "none"
     return f"{value:.6g}" if isinstance(value, float) else tables.NOTHING if value is None else str(value)
 
 
