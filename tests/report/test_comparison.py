@@ -95,7 +95,7 @@ def test_configs_differ_by_key_and_name_and_compute_are_left_out(write_run, make
     assert lines_of(compare([first, changed]), "Config") == [
         f"{changed}:",
         "seed: 0 -> 3",
-        "methods.ranksrgan.weights.pixel: 0 -> 1",
+        "methods.ranksrgan.weights.pixel: 0.0 -> 1.0",
     ]
     assert lines_of(compare([first, write_run("three")]), "Config") == [f"{first.replace('one', 'three')}: same"]
 
@@ -134,7 +134,7 @@ def test_a_whole_ablation_is_its_trials_the_base_first(study):
     assert lines_of(text, "Differences to off")[2:] == ["on, ranksrgan −1.12 ± 0.00, seeds ± 1.59 ≈"]
     assert lines_of(text, "Remarks") == ["bad: failed: out of memory"]
     assert lines_of(text, "Paper")[1:] == ["on: Table 7, RankSRGAN-M1, PIRM-Test: NIQE 2.55"]
-    assert lines_of(text, "Config") == ["on:", "methods.ranksrgan.weights.pixel: 0 -> 1"]
+    assert lines_of(text, "Config") == ["on:", "methods.ranksrgan.weights.pixel: 0.0 -> 1.0"]
 
 
 def test_a_trial_is_compared_with_a_run(study):

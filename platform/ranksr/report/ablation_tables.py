@@ -123,7 +123,7 @@ def table(ablation: Ablation, config: Config) -> Table:
         rows=[
             Row(
                 name=trial.name,
-                settings=[plain(trial.settings.get(key)) for key in ablation.varied],
+                settings=[_plain(trial.settings.get(key)) for key in ablation.varied],
                 num_done=sum(each.state == "done" for each in trial.seeds),
                 not_done=not_done(trial),
                 failed=any(each.state == "failed" for each in trial.seeds),
@@ -178,10 +178,10 @@ def _short(keys: Sequence[str]) -> list[str]:
     return short if len(set(short)) == len(short) else list(keys)
 
 
-def plain(value: Any) -> str:
+def _plain(value: Any) -> str:
     """A setting for a table: `1`, `srgan, hr`."""
     if isinstance(value, list | tuple):
-        return ", ".join(map(plain, value)) or "none"
+        return ", ".join(map(_plain, value)) or "none"
     return f"{value:.6g}" if isinstance(value, float) else tables.NOTHING if value is None else str(value)
 
 
@@ -258,8 +258,14 @@ def ablation_text(ablation: Ablation, config: Config) -> str:
 
 CSV_HEADING = (
     *("state", "test_set", "metric", "num_seeds", "mean", "half_width_over_seeds", "base", "difference"),
-    *("half_width_over_images", "num_images", "images_left_out", "common_seeds", "difference_over_seeds"),
-    *("difference_half_width_over_seeds", "within_noise", "paper_row", "paper_pirm_test"),
+    *(
+        "difference_half_width_over_images",
+        "difference_half_width_over_seeds",
+        "num_images",
+        "images_left_out",
+        "common_seeds",
+    ),
+    *("within_noise", "paper_row", "paper_pirm_test"),
 )
 
 
@@ -268,8 +274,9 @@ def to_csv(found: Table) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["trial", *found.ablation.varied, *CSV_HEADING])
-    for row in found.rows:
-        about = [row.name, *row.settings, "; ".join(row.not_done) or "done"]
+    for row, trial in zip(found.rows, found.ablation.trials, strict=True):
+        settings = [trial.settings.get(key) for key in found.ablation.varied]
+        about = [row.name, *settings, "; ".join(row.not_done) or "done"]
         printed = dict(zip(found.paper_metrics, row.paper_scores, strict=True))
         for cell in row.cells:
             value, paired = cell.value, _csv_difference(cell.difference)
@@ -283,10 +290,10 @@ def to_csv(found: Table) -> str:
 
 def _csv_difference(found: Difference | None) -> list[Any]:
     if found is None:
-        return [None] * 8
-    images, seeds = found.over_images, found.over_seeds
-    counts = [images.count, found.num_left_out, found.num_seeds]
-    return [images.mean, images.half_width, *counts, seeds.mean, seeds.half_width, found.within_noise]
+        return [None] * 7
+    counts = [found.over_images.count, found.num_left_out, found.num_seeds]
+    half_widths = [found.over_images.half_width, found.over_seeds.half_width]
+    return [found.over_images.mean, *half_widths, *counts, found.within_noise]
 
 
 def _unknown(value: Any) -> bool:

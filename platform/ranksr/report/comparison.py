@@ -1,6 +1,7 @@
 """Runs and trials side by side, wherever they lie: scores, differences to the first, how their configs differ."""
 
 import dataclasses
+import json
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,7 +9,6 @@ from typing import Any
 from ranksr import config_files, storage
 from ranksr.config import Config, UserError
 from ranksr.report import ablation_tables, ablations, paper, tables
-from ranksr.report.ablation_tables import plain
 from ranksr.report.ablations import Ablation, AllScores, Trial
 from ranksr.runs import Run
 
@@ -32,8 +32,8 @@ class Side:
     """One run or trial: a group of rows, one for each method."""
 
     name: str
-    config: Config
-    seeds: list[int]
+    configs: list[Config]
+    """One for each seed."""
     scores: dict[str, AllScores]
     """By method."""
     evaluation: dict[str, str]
@@ -53,7 +53,7 @@ def compare(paths: Sequence[str], method: str | None = None) -> str:
     sides = [side for path in paths for side in _read(path.rstrip("/"), method)]
     base, *others = sides
     present = [key for side in sides for scores in side.scores.values() for key in scores]
-    columns = ablation_tables.columns_of(base.config, present)
+    columns = ablation_tables.columns_of(base.configs[0], present)
     rows = [
         [_label(side, name), *(cell.text for cell in ablation_tables.cells(scores, {}, columns))]
         for side in sides
@@ -118,7 +118,7 @@ def _run(path: str, root: str, method: str | None) -> Side:
             values = {metric: value for (place, metric), value in known.items() if place == test_set}
             printed.append(f"{path}, {name}: Table 2, {test_set}: {_scores_text(values)}")
     depends = {**stage.inputs, "scoring.profile": stage.settings.get("scoring.profile", "")}
-    return Side(path, config, [config.seed], scores, _of_evaluation(depends), printed, [])
+    return Side(path, [config], scores, _of_evaluation(depends), printed, [])
 
 
 def _scores_text(scores: dict[str, float]) -> str:
@@ -153,7 +153,7 @@ def _trials(
 
 
 def _trial(label: str, run: str, trial: Trial, ablation: Ablation, config: Config) -> Side:
-    done = [each for each in trial.seeds if each.state == "done"]
+    done = sorted((each for each in trial.seeds if each.state == "done"), key=lambda each: each.seed)
     recorded = storage.join(run, done[0].stages.get("evaluation", "evaluation"), "stage.json")
     stage = storage.read_json(recorded) if storage.exists(recorded) else {"inputs": {}, "settings": {}}
     depends = {**stage["inputs"], "scoring.profile": stage["settings"].get("scoring.profile", config.scoring.profile)}
@@ -163,8 +163,7 @@ def _trial(label: str, run: str, trial: Trial, ablation: Ablation, config: Confi
     printed = f"{label}: Table {row.table}, {row.label}, {row.test_set}: {_scores_text(values)}" if row else ""
     return Side(
         name=label,
-        config=trial.config(config),
-        seeds=sorted(each.seed for each in done),
+        configs=[config.with_overrides(each.overrides) for each in done],
         scores={ablation.method: trial.scores},
         evaluation=_of_evaluation(depends),
         printed=[printed] if values else [],
@@ -224,10 +223,16 @@ def _warnings(side: Side, base: Side) -> list[str]:
 
 def _config_lines(side: Side, base: Side) -> list[str]:
     """`key: the base's value -> its own`, or `same`."""
-    first, own = ({**each.config.select(*Config.model_fields), "seed": each.seeds} for each in (base, side))
+    first, own = _settings(base), _settings(side)
     changes = [
-        f"  {key}: {plain(first[key]) if key in first else 'absent'} -> {plain(own[key]) if key in own else 'absent'}"
+        f"  {key}: {first.get(key, 'absent')} -> {own.get(key, 'absent')}"
         for key in dict.fromkeys([*first, *own])
-        if not key.startswith(LEFT_OUT) and (key in first, first.get(key)) != (key in own, own.get(key))
+        if not key.startswith(LEFT_OUT) and first.get(key) != own.get(key)
     ]
     return [f"{side.name}:{'' if changes else ' same'}", *changes]
+
+
+def _settings(side: Side) -> dict[str, str]:
+    """By dotted key; where the seeds differ, the values of all."""
+    flat = [config.select(*Config.model_fields) for config in side.configs]
+    return {key: ", ".join(dict.fromkeys(json.dumps(each[key]) for each in flat)) for key in flat[0]}
