@@ -36,23 +36,23 @@ def built(run: Run, name: str) -> list[str]:
 def test_trials_that_need_the_same_new_stage_build_it_once_and_a_failure_stops_no_other(
     finished: pipeline.Context,
 ) -> None:
-    rate = "methods.srresnet.train.learning_rate=5e-4"
     study = Study(
-        about="two of them start from the same new SRResNet",
-        method="srgan",
+        about="all of them need the same new patches",
+        method="srresnet",
+        common=("data.sub_image_px=100",),
         trials=(
-            Listed(name="a", overrides=(rate,)),
-            Listed(name="b", overrides=(rate, "methods.srgan.weights.pixel=2")),
-            Listed(name="broken", overrides=(rate, "methods.srgan.train.learning_rate=1e30")),
+            Listed(name="a"),
+            Listed(name="b", overrides=("methods.srresnet.weights.pixel=2",)),
+            Listed(name="broken", overrides=("methods.srresnet.train.learning_rate=1e30",)),
         ),
     )
     rows = {row["trial"]: row for row in tune.run_studies({"shared": study}, finished)["shared"]}
     assert {name: row["state"] for name, row in rows.items()} == {"a": "done", "b": "done", "broken": "failed"}
     assert "not finite" in rows["broken"]["error"]
-    assert len(built(finished.run, "srresnet")) == 1
-    assert len(built(finished.run, "srgan")) == 3
-    assert built(finished.run, "patches") == []  # the run's
-    assert rows["a"]["stages"]["patches"] == "patches"
+    assert len(built(finished.run, "patches")) == 1
+    assert len(built(finished.run, "srresnet")) == 3
+    assert built(finished.run, "calibration") == []  # the run's
+    assert rows["a"]["stages"]["calibration"] == "calibration"
     table = storage.read_table(finished.run.path("ablation", "shared", "results.parquet"))
     assert table.schema == results.SCHEMA
     assert set(table["trial"].to_pylist()) == {"a", "b"}
