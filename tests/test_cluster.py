@@ -255,14 +255,7 @@ for change in ({"num_workers": 3}, {"cpus_per_worker": 2}, {"gpus_per_upscaler":
         print(error)
 """
     with new_cluster(bare) as growing:
-        workers = {"worker": {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 2}}
-        config = pathlib.Path(growing.folder, "autoscaling.json")
-        config.write_text(json.dumps(fake_autoscaling(growing.port, workers)))
-        growing.start(
-            "--num-cpus=0", f"--autoscaling-config={config}", RAY_FAKE_CLUSTER="1",
-            RAY_enable_autoscaler_v2="1", RAY_CLOUD_INSTANCE_ID=HEAD_ID, RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD_ID,
-            AUTOSCALER_UPDATE_INTERVAL_S="1",
-        )  # fmt: skip
+        start_growing(growing, head_cpus=0)
         package = str(root / "platform")
         done = growing.call("python", "-c", probe, RAY_ADDRESS=growing.address, PYTHONPATH=package)
     assert "--run /local is a local folder, and the cluster " in done.stdout
@@ -274,7 +267,44 @@ for change in ({"num_workers": 3}, {"cpus_per_worker": 2}, {"gpus_per_upscaler":
     ]
 
 
-def fake_autoscaling(port: int, workers: dict[str, object]) -> dict[str, object]:
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_cluster_grows_for_trials_that_wait_and_they_train_side_by_side(
+    bare: dict[str, str], root: pathlib.Path, run: str, small: list[str], tmp_path: pathlib.Path
+) -> None:
+    rates = [f"methods.srresnet.train.learning_rate={rate}" for rate in (5e-4, 2e-3)]
+    trials = [{"name": f"rate{number}", "overrides": [rate]} for number, rate in enumerate(rates)]
+    (tmp_path / "rates.yaml").write_text(json.dumps({"about": "a test", "method": "srresnet", "trials": trials}))
+    kept = ["compute.checkpoint_every_steps=20", "compute.keep_checkpoints=99", "compute.shared_filesystem=true"]
+    job = [root / "jobs" / "ablation.py", root / "configs" / "demo.yaml", tmp_path / "rates.yaml"]
+    # By PYTHONPATH: the provider's nodes share one folder, in which each would unpack the job's files over the others'.
+    brought = json.dumps({"env_vars": {"PYTHONPATH": str(root / "platform")}})
+    with new_cluster(bare) as growing:
+        start_growing(growing, head_cpus=1)
+        growing.ray(
+            "job", "submit", "--runtime-env-json", brought, "--", "python", *map(str, job), *small, *kept, "--run", run
+        )
+    rows = storage.read_json(f"{run}/ablation/rates/results.json")["trials"]
+    assert [row["state"] for row in rows] == ["done", "done"]
+    training = [pathlib.Path(run, row["stages"]["srresnet"]) for row in rows]
+    begun = [(folder / "checkpoints" / "step_00000020.pt").stat().st_mtime for folder in training]
+    over = [(folder / "weights.pt").stat().st_mtime for folder in training]
+    assert max(begun) < min(over)  # on a head with one CPU and workers that take one each
+
+
+def start_growing(cluster: Started, head_cpus: int) -> None:
+    """The head of a cluster that grows by up to two nodes of one CPU."""
+    small = {"CPU": 1, "object_store_memory": 100_000_000}
+    config = pathlib.Path(cluster.folder, "autoscaling.json")
+    config.write_text(json.dumps(fake_autoscaling(cluster.port, small, head_cpus)))
+    cluster.start(
+        f"--num-cpus={head_cpus}", f"--autoscaling-config={config}", RAY_FAKE_CLUSTER="1",
+        RAY_enable_autoscaler_v2="1", RAY_CLOUD_INSTANCE_ID=HEAD_ID, RAY_OVERRIDE_NODE_ID_FOR_TESTING=HEAD_ID,
+        AUTOSCALER_UPDATE_INTERVAL_S="1",
+    )  # fmt: skip
+
+
+def fake_autoscaling(port: int, worker: dict[str, int], head_cpus: int) -> dict[str, object]:
     """What `ray up` gives to the autoscaler, for Ray's provider whose nodes are processes on this machine."""
     import ray
 
@@ -285,7 +315,10 @@ def fake_autoscaling(port: int, workers: dict[str, object]) -> dict[str, object]
         "launch_multiple": True,
         "head_node_id": HEAD_ID,
     }
-    head = {"ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}}
+    types = {
+        "ray.head.default": {"resources": {"CPU": head_cpus}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": worker, "node_config": {}, "max_workers": 2},
+    }
     empty = {"head_node": {}, "worker_nodes": {}, "auth": {}, "docker": {}, "file_mounts": {}}
     commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
     lists = {f"{name}_commands": [] for name in commands}
@@ -297,7 +330,7 @@ def fake_autoscaling(port: int, workers: dict[str, object]) -> dict[str, object]
         "idle_timeout_minutes": 1,
         "upscaling_speed": 100.0,
         "provider": provider,
-        "available_node_types": {**head, **workers},
+        "available_node_types": types,
         "head_node_type": "ray.head.default",
         "cluster_synced_files": [],
         "file_mounts_sync_continuously": False,

@@ -5,13 +5,16 @@ import functools
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
 import ray.data
 import ray.tune
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ranksr import cluster, metrics, pipeline, progress, storage
 from ranksr.ablation import results
@@ -26,6 +29,8 @@ log = logging.getLogger(__name__)
 
 Rows = dict[str, list[results.Row]]
 """By study."""
+
+LOOK_FOR_ORPHANS_SECONDS = 1.0
 
 
 def expected_cost(studies: dict[str, Study], context: pipeline.Context) -> Cost:
@@ -215,13 +220,35 @@ class _Over:
     trial_id: str
 
 
-class _Progress(ray.tune.Callback):
+class _Watch(ray.tune.Callback):
+    """Says how far the trials are, and frees what a dead one held."""
+
     def __init__(self, num_trials: int) -> None:
-        self._over, self._num_trials = 0, num_trials
+        self._over, self._num_trials, self._looked = 0, num_trials, 0.0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._over += 1
         log.info("ablation: %s is through, %d of %d", trial.config["trial"], self._over, self._num_trials)
+
+    def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if time.monotonic() - self._looked > LOOK_FOR_ORPHANS_SECONDS:
+            _remove_orphans()
+            self._looked = time.monotonic()
+
+
+def _remove_orphans() -> None:
+    """Remove the placement groups of Train controllers that died with their trial's process, or node.
+
+    Ray keeps them as long as the job runs, and the trial, started again, would wait for its own CPUs for ever. Train's
+    cleaner asks the dashboard who is dead: in vain without one, or with a second Ray on the machine. The GCS knows.
+    """
+    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
+    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(entry)
+        orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
+        if orphaned and group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED:
+            log.warning("ablation: a trial's process died; the CPUs and GPUs of its workers are free again")
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
 def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping | None) -> dict[str, str]:
@@ -232,6 +259,7 @@ def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping 
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its box names a TensorBoard folder that holds nothing
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would take a Ctrl-C for the end of the wave
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial's last word holds no metric
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `fit` would return as if all were through
 
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
@@ -249,7 +277,7 @@ def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping 
             name="tune",
             storage_path=context.run.path("ablation"),
             verbose=0,
-            callbacks=[_Progress(len(by_key))],
+            callbacks=[_Watch(len(by_key))],
             # Its process dies with its node; what it had built, and its checkpoints, are in the run's folder.
             failure_config=ray.tune.FailureConfig(max_failures=context.config.compute.max_failures),
         ),
