@@ -257,7 +257,6 @@ def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping 
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of its loggers
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its box names a TensorBoard folder that holds nothing
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would take a Ctrl-C for the end of the wave
     os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial's last word holds no metric
     os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `fit` would return as if all were through
 
