@@ -14,6 +14,7 @@ os.environ.update(
     RAY_DEDUP_LOGS="0",
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="30",
+    RAY_raylet_start_wait_time_s="180",  # on a busy machine its default of 30 s is too short
     AWS_EC2_METADATA_DISABLED="true",
     OMP_NUM_THREADS="1",
     PYTHONPATH=os.pathsep.join([str(ROOT / "platform"), os.environ.get("PYTHONPATH", "")]),

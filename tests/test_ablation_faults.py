@@ -258,8 +258,9 @@ def trial_processes(raylets: dict[int, Any]) -> Iterator[psutil.Process]:
         ({"cpus_per_worker": 0.5}, 20, 16),
         ({"max_concurrent_trials": 2}, 20, 2),
         ({"gpus_per_worker": 1}, 20, 2),
-        ({"gpus_per_worker": 0.25}, 20, 8),
-        ({"gpus_per_worker": 0.25, "cpus_per_worker": 2}, 20, 4),
+        ({"gpus_per_worker": 0.25}, 20, 6),
+        ({"gpus_per_worker": 0.25, "cpus_per_worker": 2}, 20, 3),
+        ({"gpus_per_worker": 0.4}, 20, 4),  # two on each of two GPUs
         ({"gpus_per_worker": 0.5, "num_workers": 2}, 20, 2),
     ],
 )
@@ -270,7 +271,8 @@ def test_trials_side_by_side_are_as_many_as_cpus_and_fractions_of_gpus_carry(
         ["compute.num_workers=1", *(f"compute.{key}={value}" for key, value in compute.items())]
     )
     monkeypatch.setattr(tune.cluster, "is_growing", lambda: False)
-    monkeypatch.setattr(tune.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": 2.0})
+    nodes = [{"CPU": 6.0, "GPU": 2.0}, {"CPU": 2.0}]
+    monkeypatch.setattr(tune.ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
     assert tune._slots(config, trials) == slots
 
 

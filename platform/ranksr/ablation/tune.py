@@ -292,11 +292,18 @@ def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping 
 
 
 def _slots(config: Config, num_trials: int) -> int:
-    """How many trials run side by side: as many as the present CPUs and GPUs carry, all where the cluster grows."""
+    """How many trials run side by side: as many as the present nodes carry, all where the cluster grows."""
     compute = config.compute
     fitting = [num_trials, compute.max_concurrent_trials or num_trials]
     if not cluster.is_growing():
-        present = ray.cluster_resources()
-        each = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
-        fitting += [int(present.get(name, 0) / (compute.num_workers * size)) for name, size in each.items() if size]
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        fitting.append(sum(_workers_on(node, config) for node in nodes) // compute.num_workers)
     return max(1, min(fitting))
+
+
+def _workers_on(node: dict[str, float], config: Config) -> int:
+    cpus, gpus = config.compute.cpus_per_worker, config.compute.gpus_per_worker
+    fitting = [int(node.get("CPU", 0) / cpus)]
+    if gpus:  # a fraction is one of a single GPU
+        fitting.append(int(node.get("GPU", 0) * int(1 / gpus)) if gpus < 1 else int(node.get("GPU", 0) / gpus))
+    return min(fitting)
