@@ -36,11 +36,31 @@ LOOK_FOR_ORPHANS_SECONDS = 1.0
 def expected_cost(studies: dict[str, Study], context: pipeline.Context) -> Cost:
     """What the run and all trials have to build, before any of it is; starts Ray when it is anything."""
     trials = prepare(studies, context.config)
-    plans = {"": pipeline.plan(context), **_plans(trials, context)}
+    plans = {"": pipeline.plan(context), **_Asked(studies, trials, context).plans()}
     if any(not stage.done for stages in plans.values() for stage in stages):
         context.start_ray()  # the CPUs tell how many trials run side by side
     slots = _slots(context.config, len(trials)) if ray.is_initialized() else 1
     return cost(plans, context.config.compute.num_workers, slots)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Asked:
+    """The studies of one command and their trials."""
+
+    studies: dict[str, Study]
+    trials: list[Trial]
+    context: pipeline.Context
+
+    def plans(self, study: str | None = None) -> dict[str, list[Stage]]:
+        """How the stages of the trials stand, of all or of one study's."""
+        run, digests = self.context.run, self.context.digests
+        trials = [trial for trial in self.trials if study in (None, trial.study)]
+        return {trial.key: plan_trial(trial.config, run, digests) for trial in trials}
+
+    def write(self, study: str, plans: Plans, errors: dict[str, str]) -> list[results.Row]:
+        """Write what a study leaves, as things stand."""
+        trials = [trial for trial in self.trials if trial.study == study]
+        return results.write_results(self.context.run, study, self.studies[study], trials, dict(plans), errors)
 
 
 def run_studies(studies: dict[str, Study], context: pipeline.Context) -> Rows:
@@ -49,50 +69,33 @@ def run_studies(studies: dict[str, Study], context: pipeline.Context) -> Rows:
     The run itself must be finished: trials share its stages. A failing trial does not stop the others; the next start
     tries it again. A trial that early stopping has ended is not taken up again.
     """
-    trials = prepare(studies, context.config)
+    asked = _Asked(studies, prepare(studies, context.config), context)
     errors: dict[str, str] = {}
     wave: Wave = {}
     while True:
-        plans = _plans(trials, context)
-        rows = _write(studies, trials, plans, errors, context.run)
-        open_plans = {
-            trial.key: plans[trial.key]
-            for trial, row in zip(trials, [row for each in rows.values() for row in each], strict=True)
-            if row["state"] == "waiting"
-        }
+        plans = asked.plans()
+        rows = {name: asked.write(name, plans, errors) for name in studies}
+        states = zip(asked.trials, [row["state"] for each in rows.values() for row in each], strict=True)
+        open_plans = {trial.key: plans[trial.key] for trial, state in states if state == "waiting"}
         before, wave = wave, next_wave(open_plans)
         if not wave:
             break
         assert wave != before, f"nothing was built, and no error came back: {wave}"
         context.start_ray()
-        said = _run_wave(studies, [trial for trial in trials if trial.key in wave], wave, open_plans, context)
-        errors |= _failed(said, wave, open_plans, context.run, trials, context.digests)
+        said = _run_wave(asked, wave, open_plans, errors)
+        errors |= _failed(asked, said, wave, open_plans)
     for name, study in studies.items():
-        of_study = [trial for trial in trials if trial.study == name]
+        of_study = [trial for trial in asked.trials if trial.study == name]
         results.write_tensorboard(context.run, name, study, of_study, rows[name])
     return rows
 
 
-def _plans(trials: Sequence[Trial], context: pipeline.Context) -> dict[str, list[Stage]]:
-    return {trial.key: plan_trial(trial.config, context.run, context.digests) for trial in trials}
-
-
-def _write(studies: dict[str, Study], trials: Sequence[Trial], plans: Plans, errors: dict[str, str], run: Run) -> Rows:
-    rows = {}
-    for name, study in studies.items():
-        of_study = [trial for trial in trials if trial.study == name]
-        rows[name] = results.write_results(run, name, study, of_study, dict(plans), errors)
-    return rows
-
-
-def _failed(
-    said: dict[str, str], wave: Wave, plans: Plans, run: Run, trials: Sequence[Trial], digests: dict[str, str]
-) -> dict[str, str]:
+def _failed(asked: _Asked, said: dict[str, str], wave: Wave, plans: Plans) -> dict[str, str]:
     """Trial -> why it cannot go on: its own error, or that of a trial that built a stage for it."""
     failed: dict[str, str] = {}
-    for trial in trials:
-        if trial.key in wave and trial.key in said:
-            now = plan_trial(trial.config, run, digests)
+    for trial in asked.trials:
+        if trial.key in said:
+            now = plan_trial(trial.config, asked.context.run, asked.context.digests)
             failed |= {s.fingerprint: said[trial.key] for s in now if s.name in wave[trial.key] and not s.done}
     return {
         trial: failed[stage.fingerprint]
@@ -102,22 +105,28 @@ def _failed(
     }
 
 
-def _run_wave(
-    studies: dict[str, Study], trials: Sequence[Trial], wave: Wave, plans: Plans, context: pipeline.Context
-) -> dict[str, str]:
-    """Build what the wave says; returns the error of each trial that failed."""
+def _run_wave(asked: _Asked, wave: Wave, plans: Plans, errors: dict[str, str]) -> dict[str, str]:
+    """Build what the wave says; returns the error of each trial that failed. `errors` are those of earlier waves."""
     log.info("ablation: %d trials go on with %s", len(wave), ", ".join(sorted({n for ns in wave.values() for n in ns})))
-    errors: dict[str, str] = {}
+    said: dict[str, str] = {}
     watched: dict[str, list[Trial]] = {}
-    for trial in trials:
-        last = wave[trial.key] == [plans[trial.key][-1].name]
-        watched.setdefault(trial.study if last and studies[trial.study].early_stopping else "", []).append(trial)
+    for trial in asked.trials:
+        if trial.key in wave:
+            last = wave[trial.key] == [plans[trial.key][-1].name]
+            watched.setdefault(trial.study if last and asked.studies[trial.study].early_stopping else "", []).append(
+                trial
+            )
+
+    def tell(study: str) -> None:
+        asked.write(study, asked.plans(study), {**errors, **said})
+
+    context = asked.context
     for name, group in watched.items():
         work = [_Work(trial, wave[trial.key], context.run.trials, context.digests) for trial in group]
         if not name:
-            errors |= _tune(work, context, None)
+            said |= _tune(work, context, None, tell)
             continue
-        study = studies[name]
+        study = asked.studies[name]
         assert study.early_stopping
         stages = {trial.key: next(s for s in plans[trial.key] if s.name == study.method) for trial in group}
         work = [dataclasses.replace(each, tuned=study.method) for each in work]
@@ -125,8 +134,8 @@ def _run_wave(
         stop = functools.partial(results.write_stopped, context.run, name)
         scheduler = Stopping(study.early_stopping, steps, stages, stop)
         scheduler.replay(_finished_curves(name, study, context))
-        errors |= _tune(work, context, scheduler)
-    return errors
+        said |= _tune(work, context, scheduler, tell)
+    return said
 
 
 def _finished_curves(name: str, study: Study, context: pipeline.Context) -> dict[str, list[results.Row]]:
@@ -223,12 +232,13 @@ class _Over:
 class _Watch(ray.tune.Callback):
     """Says how far the trials are, and frees what a dead one held."""
 
-    def __init__(self, num_trials: int) -> None:
-        self._over, self._num_trials, self._looked = 0, num_trials, 0.0
+    def __init__(self, num_trials: int, tell: Callable[[str], None]) -> None:
+        self._over, self._num_trials, self._tell, self._looked = 0, num_trials, tell, 0.0
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._over += 1
         log.info("ablation: %s is through, %d of %d", trial.config["trial"], self._over, self._num_trials)
+        self._tell(trial.config["trial"].split("/")[0])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         if time.monotonic() - self._looked > LOOK_FOR_ORPHANS_SECONDS:
@@ -251,8 +261,10 @@ def _remove_orphans() -> None:
             remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
 
 
-def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping | None) -> dict[str, str]:
-    """Do the work side by side; returns the error of each trial that failed."""
+def _tune(
+    work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping | None, tell: Callable[[str], None]
+) -> dict[str, str]:
+    """Do the work side by side, `tell` a study when one of its trials is through; returns the errors by trial."""
     by_key = {each.trial.key: each for each in work}
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of its loggers
@@ -276,7 +288,7 @@ def _tune(work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping 
             name="tune",
             storage_path=context.run.path("ablation"),
             verbose=0,
-            callbacks=[_Watch(len(by_key))],
+            callbacks=[_Watch(len(by_key), tell)],
             # Its process dies with its node; what it had built, and its checkpoints, are in the run's folder.
             failure_config=ray.tune.FailureConfig(max_failures=context.config.compute.max_failures),
         ),
