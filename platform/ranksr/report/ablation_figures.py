@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from ranksr.report import intervals, tables
 from ranksr.report.ablations import Ablation, AllScores, Seeded, Trial
@@ -145,6 +145,9 @@ def _draw_sweep(axes: Axes, points: np.ndarray, places: np.ndarray, key: str, na
     if len(positive) and positive.max() > WIDE_RANGE * positive.min():
         if len(positive) == len(places):
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=6))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axes.xaxis.set_minor_formatter(NullFormatter())
         else:  # 0 has a place too
             axes.set_xscale("symlog", linthresh=positive.min())
     axes.set_xlabel(key)
