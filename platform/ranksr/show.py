@@ -94,7 +94,7 @@ def _ablation(shown: Shown, name: str) -> str:
                 stages = plan_trial(shown.config.with_overrides(each.overrides), shown.run, shown.digests)
                 training = next(stage for stage in stages if stage.name == found.method)
                 missing = [stage for stage in stages if not stage.done]
-                if missing and training.fingerprint not in stopped:
+                if missing and (training.fingerprint not in stopped or trial.name == found.base):
                     state = "failed" if each.state == "failed" else "unfinished" if _begun(missing) else "waiting"
                     would = ", ".join(f"{shown.would(stage)} {stage.name}" for stage in missing)
                 else:

@@ -90,6 +90,14 @@ def test_each_trial_and_seed_has_its_state(rows: dict[tuple[str, int], results.R
 
 
 @pytest.mark.usefixtures("rows")
+def test_a_stopped_trial_that_becomes_the_base_is_taken_up_again(config: Config, run: Run) -> None:
+    other = STUDY.model_copy(update={"compared_to": "two"})
+    trials = prepare({"pixel": other}, config)
+    rows = results.write_results(run, "pixel", other, trials, plans_of(trials, run), {})
+    assert {row["state"] for row in rows if row["trial"] == "two"} == {"waiting"}
+
+
+@pytest.mark.usefixtures("rows")
 def test_the_scores_are_long_and_those_of_the_compared_method(run: Run) -> None:
     table = storage.read_table(run.path("ablation", "pixel", "results.parquet"))
     assert table.schema == results.SCHEMA

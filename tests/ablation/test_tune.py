@@ -88,13 +88,19 @@ def test_a_bad_trial_is_stopped_while_it_trains_and_not_taken_up_again(finished:
     assert again == rows
 
 
-def test_early_stopping_remembers_the_trials_of_an_earlier_start(finished: pipeline.Context) -> None:
+def test_early_stopping_remembers_the_trials_of_an_earlier_start_and_spares_the_base(
+    finished: pipeline.Context,
+) -> None:
     early = EarlyStopping(metric="psnr", grace_fraction=0.1, reduction_factor=3)
     stage = pipeline.plan(finished)[0]
     stopped = []
-    scheduler = tune.Stopping(early, 100, {"s/late/0": stage}, lambda *record: stopped.append(record))
+    keys = ("s/base/0", "s/late/0")
+    scheduler = tune.Stopping(
+        early, 100, dict.fromkeys(keys, stage), lambda *record: stopped.append(record), {"s/base/0"}
+    )
     scheduler.replay({str(i): [{"step": 10, "split": "val", "psnr": 25.0 + i}] for i in range(3)})
-    late = type("Trial", (), {"trial_id": "late", "config": {"trial": "s/late/0"}})()
-    scheduler.on_trial_add(None, late)
-    assert scheduler.on_trial_result(None, late, {"step": 10, "psnr": float("nan")}) == "CONTINUE"
-    assert [record["step"] for _, record in stopped] == [10]
+    for key, said in zip(keys, ([], [10]), strict=True):  # the one that the others are compared with goes on
+        trial = type("Trial", (), {"trial_id": key, "config": {"trial": key}})()
+        scheduler.on_trial_add(None, trial)
+        assert scheduler.on_trial_result(None, trial, {"step": 10, "psnr": float("nan")}) == "CONTINUE"
+        assert [record["step"] for _, record in stopped] == said

@@ -47,7 +47,7 @@ def write_results(
         "about": study.about,
         "method": study.method,
         "table": study.table,
-        "base": study.compared_to or trials[0].name,
+        "base": study.base,
         "varied": list(next(iter(settings.values()))),
         "search": {"metric": study.early_stopping.metric} if study.early_stopping else None,
         "trials": rows,
@@ -62,7 +62,7 @@ def _row(run: Run, study: Study, trial: Trial, stages: list[Stage], error: str |
     seen = [row for row in storage.read_jsonl(training.path("metrics.jsonl")) if row["split"] == "val"]
     if stages[-1].done:
         state = "done"
-    elif training.fingerprint in stopped:
+    elif training.fingerprint in stopped and trial.name != study.base:  # it may have become the base since
         state, seen = "stopped", seen or [stopped[training.fingerprint]]
     else:
         state = "failed" if error else "waiting"

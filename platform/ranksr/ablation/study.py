@@ -54,7 +54,7 @@ class Study(Section):
     table: int | None = None
     """The table of the paper whose rows the trials repeat."""
     compared_to: str | None = None
-    """The base trial; null: the first."""
+    """The base trial, which early stopping spares; null: the first."""
     common: tuple[str, ...] = ()
     """Overrides of every trial. The evaluation of `method` alone need not be named."""
     seeds: tuple[int, ...] | None = None
@@ -73,6 +73,11 @@ class Study(Section):
         if self.compared_to is not None and self.compared_to not in names:
             raise ValueError(f"compared_to={self.compared_to} is no trial; choose from {', '.join(names)}")
         return self
+
+    @property
+    def base(self) -> str:
+        """Name of the trial that the others are compared with."""
+        return self.compared_to or self.listed()[0].name
 
     def listed(self) -> list[Listed]:
         """The listed trials, those of the grid, those of the search."""

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import ray
@@ -132,7 +132,8 @@ def _run_wave(asked: _Asked, wave: Wave, plans: Plans, errors: dict[str, str]) -
         work = [dataclasses.replace(each, tuned=study.method) for each in work]
         steps = max(trial.config.methods[study.method].train.steps for trial in group)
         stop = functools.partial(results.write_stopped, context.run, name)
-        scheduler = Stopping(study.early_stopping, steps, stages, stop)
+        spared = {trial.key for trial in group if trial.name == study.base}
+        scheduler = Stopping(study.early_stopping, steps, stages, stop, spared)
         scheduler.replay(_finished_curves(name, study, context))
         said |= _tune(work, context, scheduler, tell)
     return said
@@ -179,9 +180,17 @@ class Stopping(ASHAScheduler):
     """
 
     def __init__(
-        self, early: EarlyStopping, steps: int, stages: dict[str, Stage], stop: Callable[[str, results.Row], None]
+        self,
+        early: EarlyStopping,
+        steps: int,
+        stages: dict[str, Stage],
+        stop: Callable[[str, results.Row], None],
+        spared: Collection[str],
     ) -> None:
-        """`stages`: of each trial, the training that is watched. `stop` remembers a fingerprint and a validation."""
+        """`stages`: of each trial, the training that is watched. `stop` remembers a fingerprint and a validation.
+
+        `spared` are trials that the others are compared with: they take their places in the rungs and go on.
+        """
         lower = metrics.metric_info(early.metric).lower_is_better
         super().__init__(
             time_attr="step",
@@ -193,7 +202,7 @@ class Stopping(ASHAScheduler):
         )
         self._worst = math.inf if lower else -math.inf
         self._steps, self._stages, self._stop = steps, stages, stop
-        self._asked: set[str] = set()
+        self._spared, self._asked = spared, set[str]()
 
     def replay(self, curves: dict[str, list[results.Row]]) -> None:
         """Take the validations of trainings that are over into the rungs."""
@@ -213,7 +222,7 @@ class Stopping(ASHAScheduler):
         if key in self._asked:  # what it still reports is no part of a rung
             return TrialScheduler.CONTINUE
         decision = super().on_trial_result(tune_controller, trial, self._comparable(result))
-        if decision == TrialScheduler.STOP and result["step"] < self._steps:
+        if decision == TrialScheduler.STOP and result["step"] < self._steps and key not in self._spared:
             self._asked.add(key)
             stage, value = self._stages[key], result[self._metric]
             log.info("ablation: %s stops early: %s %.4g at step %d", key, self._metric, value, result["step"])
