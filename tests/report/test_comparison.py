@@ -83,8 +83,21 @@ def test_one_method_of_each_run_can_be_chosen_and_two_single_methods_are_compare
     assert f"{other}, ranksrgan −1.00 ± 0.00 better" in lines_of(compare([first, other]), "Differences")
 
 
-def test_a_run_alone_has_means_and_no_differences(write_run):
-    assert "Differences" not in compare([write_run("one")])
+def test_the_methods_of_a_run_alone_are_compared_with_each_other(write_run):
+    root = write_run("one")
+    text = compare([root], "srgan")
+    assert lines_of(text, "Means")[1:] == ["srgan 6.83", "ranksrgan 6.00"]
+    half_width = intervals.interval([-1, -0.5, -1]).half_width
+    assert lines_of(text, "Differences to srgan")[2:] == [f"ranksrgan −0.83 ± {half_width:.2f} better"]
+    assert f"{root}, srgan: Table 2, Set14: NIQE 3.82" in lines_of(text, "Paper")
+    assert "Config" not in text
+    assert "Differences to ranksrgan" in compare([root])  # the first
+
+
+def test_a_run_with_a_single_method_has_means_and_no_differences(write_run):
+    text = compare([write_run("one", {"srgan": (6.0, 6.5, 8.0)})])
+    assert "Means" in text
+    assert "Differences" not in text
 
 
 def test_configs_differ_by_key_and_name_and_compute_are_left_out(write_run, make_config):

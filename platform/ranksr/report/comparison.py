@@ -48,9 +48,13 @@ def compare(paths: Sequence[str], method: str | None = None) -> str:
     """Tables and differences for a terminal.
 
     A path is that of a run (all methods of its evaluation, or `method`), RUN/ablation/NAME/TRIAL with all its seeds, or
-    RUN/ablation/NAME, which is all its trials, the base first. Raises UserError for what has no scores to compare.
+    RUN/ablation/NAME, which is all its trials, the base first. The methods of a run alone are compared with each other:
+    with `method`, or with the first. Raises UserError for what has no scores to compare.
     """
-    sides = [side for path in paths for side in _read(path.rstrip("/"), method)]
+    alone = len(paths) == 1
+    sides = [side for path in paths for side in _read(path.rstrip("/"), method, whole=alone)]
+    if alone and len(sides[0].scores) > 1:
+        sides = _methods(sides[0], method)
     base, *others = sides
     present = [key for side in sides for scores in side.scores.values() for key in scores]
     columns = ablation_tables.columns_of(base.configs[0], present)
@@ -67,10 +71,18 @@ def compare(paths: Sequence[str], method: str | None = None) -> str:
         "Paper": _lines(sentence for side in sides for sentence in side.printed),
         "Remarks": _lines(sentence for side in sides for sentence in side.notes),
         f"Config beside that of {base.name} (name and compute, which change no result, are left out)": _lines(
-            line for side in others for line in _config_lines(side, base)
+            line for side in others if side.configs is not base.configs for line in _config_lines(side, base)
         ),
     }
     return "\n".join(f"{title}\n{text}" for title, text in sections.items() if text).rstrip()
+
+
+def _methods(side: Side, base: str | None) -> list[Side]:
+    """A side for each method of a run that has a score in common with the base, the base first."""
+    first, *others = sorted(side.scores, key=lambda name: name != base)
+    names = [first, *(name for name in others if side.scores[name].keys() & side.scores[first].keys())]
+    sides = [dataclasses.replace(side, name=name, scores={name: side.scores[name]}, printed=[]) for name in names]
+    return [dataclasses.replace(sides[0], printed=side.printed), *sides[1:]]
 
 
 def _lines(sentences: Iterable[str]) -> str:
@@ -78,10 +90,11 @@ def _lines(sentences: Iterable[str]) -> str:
 
 
 def _label(side: Side, method: str) -> str:
-    return f"{side.name}, {method}"
+    return method if side.name == method else f"{side.name}, {method}"
 
 
-def _read(path: str, method: str | None) -> list[Side]:
+def _read(path: str, method: str | None, whole: bool) -> list[Side]:
+    """Of a run `method`, or with `whole` every method even so."""
     root = storage.absolute(path)
     inside = INSIDE.fullmatch(root)
     if inside and storage.exists(storage.join(inside["run"], "ablation", inside["name"], "results.json")):
@@ -92,7 +105,7 @@ def _read(path: str, method: str | None) -> list[Side]:
             f"{path} is no run, ablation or trial that has begun: give a folder with run.json, RUN/ablation/NAME or "
             "RUN/ablation/NAME/TRIAL"
         )
-    return [_run(path, root, method)]
+    return [_run(path, root, method, whole)]
 
 
 def _config(root: str) -> Config:
@@ -102,7 +115,7 @@ def _config(root: str) -> Config:
     return config_files.checked(Config, storage.read_json(path)["config"], path)
 
 
-def _run(path: str, root: str, method: str | None) -> Side:
+def _run(path: str, root: str, method: str | None, whole: bool) -> Side:
     config, stage = _config(root), Run(root).recorded("evaluation")
     if stage is None or not stage.done:
         raise UserError(f"{path} has no scores yet: finish it with `ranksr full_pipeline CONFIG --run {path}`")
@@ -110,7 +123,7 @@ def _run(path: str, root: str, method: str | None) -> Side:
     scores = ablations.scores_by_label(({**row, "seed": config.seed} for row in rows), "method")
     if method and method not in scores:
         raise UserError(f"{path} has no scores of the method {method}: choose one of {', '.join(scores)}")
-    scores = {name: scores[name] for name in ([method] if method else scores)}
+    scores = {name: scores[name] for name in ([method] if method and not whole else scores)}
     printed = []
     for name, of in scores.items():
         known = {key: value for key in of if (value := paper.score_of(key[0], name, key[1])) is not None}
