@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ranksr import cli, images
+from ranksr import cli, images, runs
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:
@@ -52,6 +52,15 @@ def test_overrides_may_stand_on_either_side_of_the_run(
 ) -> None:
     code, said = run(capsys, demo_path, "seed=1", "--run", str(tmp_path), "data.hr=/nowhere/at/all")
     assert (code, "/nowhere/at/all does not exist" in said) == (2, True)
+
+
+def test_a_second_command_for_the_same_run_is_refused(
+    capsys: pytest.CaptureFixture[str], demo_path: str, tmp_path: pathlib.Path
+) -> None:
+    with runs.held(str(tmp_path)):
+        code, said = run(capsys, demo_path, "--run", str(tmp_path))
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"{tmp_path} is in use by process {os.getpid()} on " in said
 
 
 def test_an_unknown_option_is_an_error(capsys: pytest.CaptureFixture[str], demo_path: str) -> None:

@@ -1,10 +1,14 @@
 """Runs: a stage is reused, resumed or refused."""
 
+import os
 import pathlib
+import re
+import subprocess
+import sys
 
 import pytest
 
-from ranksr import storage
+from ranksr import runs, storage
 from ranksr.config import UserError
 from ranksr.runs import Run
 
@@ -70,3 +74,23 @@ def test_run_json_tells_how_the_numbers_came_about(run: Run, demo) -> None:
     assert told["overrides"] == ["seed=5"]
     assert told["config"]["name"] == "demo"
     assert {"torch", "ray", "python", "ranksr"} <= set(told["versions"])
+
+
+def test_a_run_is_held_by_one_process_until_it_dies(tmp_path: pathlib.Path) -> None:
+    root = str(tmp_path / "run")
+    code = f"from ranksr import runs; held = runs.held({root!r}); held.__enter__(); print('held', flush=True); input()"
+    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match=rf"{re.escape(root)} is in use by process {other.pid} on .*--run"):
+            runs.held(root).__enter__()
+        other.kill()
+    with runs.held(root), pytest.raises(UserError, match=f"process {os.getpid()}"):
+        runs.held(root).__enter__()
+    with runs.held(root):
+        pass  # free again
+
+
+def test_a_run_in_a_bucket_has_no_lock_file() -> None:
+    with runs.held("s3://nowhere/run"):
+        pass

@@ -1,6 +1,7 @@
 """The `ranksr` command, and what the jobs share: arguments, logging, errors, ray.init."""
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -54,7 +55,8 @@ def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace
     """Exit code 2 and one line for a user's mistake; a crash keeps its traceback and exits with 1."""
     progress.log_to_stdout("%(asctime)s %(message)s")
     try:
-        return run(parsed)
+        with contextlib.ExitStack() as parsed.until_the_end:
+            return run(parsed)
     except Exception as error:
         mistake = _user_error(error)
         if mistake is None:
@@ -217,7 +219,10 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
         "paths", nargs="+", metavar="RUN_OR_TRIAL",
         help="run folder, RUN/ablation/NAME/TRIAL or RUN/ablation/NAME, local or s3://bucket/prefix",
     )  # fmt: skip
-    parser.add_argument("--method", help="only this method of each run (default: all of its evaluation)")
+    parser.add_argument(
+        "--method",
+        help="only this method of each run (default: all); of a run alone, what its others are compared with",
+    )
 
 
 def compare(parsed: argparse.Namespace) -> int:
@@ -230,22 +235,21 @@ def compare(parsed: argparse.Namespace) -> int:
 
 def open_run(parsed: argparse.Namespace) -> Any:
     """The pipeline's context for parsed arguments: config loaded and checked, run folder named."""
-    from ranksr import pipeline
-    from ranksr.runs import Run
+    from ranksr import pipeline, runs
 
     config = load_config(parsed.config, parsed.overrides)
     pipeline.require_known(config)
     root = storage.absolute(parsed.root or storage.join("runs", config.name))
     if _job_config() and not storage.is_remote(root) and not os.path.isabs(parsed.root or ""):
         log.warning("--run is relative: inside a submitted job that is Ray's copy of the working folder, %s", root)
-    started: list[bool] = []
+    started: list[Any] = []
 
     def start_ray() -> None:
         if not started:
-            init_ray(config, root)
-            started.append(True)
+            parsed.until_the_end.enter_context(runs.held(root))
+            started.append(init_ray(config, root))
 
-    return pipeline.Context(config, Run(root), start_ray)
+    return pipeline.Context(config, runs.Run(root), start_ray)
 
 
 def _job_config() -> dict[str, Any]:
@@ -254,8 +258,10 @@ def _job_config() -> dict[str, Any]:
     return (json.loads(raw).get("runtime_env") or {"job": True}) if raw else {}
 
 
-def init_ray(config: Config, root: str) -> None:
+def init_ray(config: Config, root: str) -> Any:
     """Join the cluster of this job or of RAY_ADDRESS, else start a private Ray on this machine.
+
+    Returns what keeps a run in a bucket to this command: to be kept as long as it works.
 
     On a cluster the package travels with the job: nothing of ours is installed on the nodes.
 
@@ -291,6 +297,7 @@ def init_ray(config: Config, root: str) -> None:
 
     cluster.require_shared_root(config.compute, root)
     cluster.require_resources(config.compute)
+    return cluster.hold(root) if storage.is_remote(root) else None
 
 
 def _set_environment(joins: bool) -> None:

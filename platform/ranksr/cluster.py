@@ -1,15 +1,17 @@
-"""What a Ray cluster must be before work starts there: large enough, or able to grow so, and seeing the run folder."""
+"""What a Ray cluster must be before work starts: large enough, or able to grow so, seeing the run, alone in it."""
 
 import logging
 import time
 
 import ray
+import ray.actor
+import ray.exceptions
 import ray.util
 from ray._raylet import GcsClient
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 
-from ranksr import storage
+from ranksr import runs, storage
 from ranksr.config import Compute, UserError
 
 log = logging.getLogger(__name__)
@@ -18,6 +20,8 @@ LEAST_CPU_SHARE = 0.5
 """CPUs of an upscaling actor, and of the task behind it, where CPUs are few."""
 AUTOSCALER_ANSWERS_WITHIN_SECONDS = 60
 """It looks every 5 s; at the start of a cluster it may not be there yet."""
+OWNER_MAY_BE_DYING_SECONDS = 15
+"""A killed command's actors live until Ray has noticed."""
 
 
 def require_shared_root(compute: Compute, root: str) -> None:
@@ -53,6 +57,39 @@ def require_resources(compute: Compute, upscaling: bool = True) -> None:
                 f"{len(nodes)} node{'s' * (len(nodes) != 1)}{' and cannot grow to it' * is_growing()}: "
                 f"lower compute.{key} or what each takes, or start more or larger nodes"
             )
+
+
+class Holder:
+    """An actor whose name says that somebody works on a run."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+
+    def owner(self) -> str:
+        return self._owner
+
+
+def hold(root: str) -> ray.actor.ActorHandle:
+    """Keep this cluster's other commands out of a run as long as the returned actor is kept; it dies with this process.
+
+    Raises UserError naming the process that has it. What another cluster does in the same bucket is not seen.
+    """
+    named = {"name": root, "namespace": "ranksr"}
+    end = time.monotonic() + OWNER_MAY_BE_DYING_SECONDS
+    while True:
+        try:
+            return ray.remote(num_cpus=0)(Holder).options(**named).remote(runs.this_process())
+        except ValueError as error:
+            if time.monotonic() > end:
+                raise UserError(runs.in_use(root, _owner(named))) from error
+        time.sleep(1)
+
+
+def _owner(named: dict[str, str]) -> str:
+    try:
+        return ray.get(ray.get_actor(**named).owner.remote(), timeout=AUTOSCALER_ANSWERS_WITHIN_SECONDS)
+    except (ValueError, ray.exceptions.RayError):
+        return "another command that is just ending"
 
 
 def is_growing() -> bool:

@@ -4,19 +4,26 @@
 settings and of its inputs' fingerprints. It is written first with `done: false` and rewritten last with `done: true`.
 """
 
+import contextlib
 import dataclasses
 import datetime
+import fcntl
 import importlib.metadata
 import logging
+import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from ranksr import __version__, storage
 from ranksr.config import Config, UserError
 
 log = logging.getLogger(__name__)
+
+LOCK = "lock"
+"""In a local run folder: who works on it, or did last."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,6 +132,40 @@ class Run:
                 "config": config.model_dump(mode="json"),
             },
         )
+
+
+@contextlib.contextmanager
+def held(root: str) -> Iterator[None]:
+    """Keep other commands out of a run folder meanwhile; the lock dies with this process, however that ends.
+
+    Raises UserError naming the process that has it. Buckets have no locks: see `cluster.hold`.
+    """
+    if storage.is_remote(root):
+        yield
+        return
+    os.makedirs(root, exist_ok=True)
+    with open(storage.join(root, LOCK), "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise UserError(in_use(root, file.read())) from error
+        except OSError as error:
+            log.warning("%s cannot be locked (%s): give no second command for it meanwhile", root, error)
+        file.truncate(0)
+        file.write(this_process())
+        file.flush()
+        yield
+
+
+def this_process() -> str:
+    """Who works on a run, for another command's error."""
+    return f"process {os.getpid()} on {platform.node()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
+
+
+def in_use(root: str, owner: str) -> str:
+    """What to say to a second command."""
+    return f"{root} is in use by {owner}: wait until it ends, stop it, or choose another --run folder"
 
 
 def _write(stage: Stage) -> None:
