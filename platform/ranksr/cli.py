@@ -80,15 +80,16 @@ def _user_error(error: BaseException | None) -> UserError | storage.StorageError
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file, e.g. configs/demo.yaml")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
-    parser.add_argument(
-        "--run", dest="root", metavar="DIR", help="run folder or s3://bucket/prefix (default: runs/NAME)"
-    )
+    _run_arguments(parser)
 
 
 def _ablation_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", help="YAML file of the run, e.g. configs/demo.yaml")
     parser.add_argument("ablation", help="YAML file of the ablation, e.g. configs/ablations/loss.yaml")
+    _run_arguments(parser)
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
     parser.add_argument(
         "--run", dest="root", metavar="DIR", help="run folder or s3://bucket/prefix (default: runs/NAME)"
