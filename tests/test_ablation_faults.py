@@ -184,16 +184,20 @@ def test_a_killed_process_of_one_of_three_trials_that_need_every_cpu_blocks_noth
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(500)
+@pytest.mark.parametrize("victim", ["trial's node", "workers' node"])
 def test_a_node_lost_under_trials_costs_them_only_the_steps_since_their_checkpoints(
-    root: pathlib.Path, run: pathlib.Path, settings: list[str]
+    root: pathlib.Path, run: pathlib.Path, settings: list[str], victim: str
 ) -> None:
     steps = [LONG, LONG + EVERY]
-    disturb(run, "node", "0,1,1", arguments(root, run, [*settings, "compute.shared_filesystem=true"], steps))
+    disturb(run, victim, "0,1,1", arguments(root, run, [*settings, "compute.shared_filesystem=true"], steps))
     assert_whole(run, steps)
 
 
 def main(victim: str, cpus: str, *arguments: str) -> None:
-    """The driver, on a head and nodes with so many CPUs; the victim is that, or on that, a trial's own process."""
+    """The driver, on a head and nodes with so many CPUs.
+
+    The victim is a trial's own process, the node where one is beside its workers, or a node with nothing but workers.
+    """
     import ray
     from ray.cluster_utils import Cluster
 
@@ -207,13 +211,14 @@ def main(victim: str, cpus: str, *arguments: str) -> None:
     }
     small = {"include_dashboard": False, "object_store_memory": 120 * 2**20}
     head, *others = map(int, cpus.split(","))
-    # Tune gives a trial's process a byte of memory: without any, none comes to a head that only leads.
-    only_leads = {} if head else {"memory": 0}
+    # Tune gives a trial's process a byte of memory: it comes to no node that has none.
+    no_trial, any_trial = {"memory": 0}, dict[str, int]()
+    on_head, on_others = (no_trial, any_trial) if victim == "trial's node" else (any_trial, no_trial)
     cluster = Cluster(
-        initialize_head=True, head_node_args={**small, **only_leads, "num_cpus": head, "_system_config": quick}
+        initialize_head=True, head_node_args={**small, **on_head, "num_cpus": head, "_system_config": quick}
     )
     for count in others:
-        cluster.add_node(num_cpus=count, object_store_memory=small["object_store_memory"])
+        cluster.add_node(num_cpus=count, object_store_memory=small["object_store_memory"], **on_others)
     os.environ["RAY_ADDRESS"] = cluster.address
     run = pathlib.Path(arguments[-1])
 
@@ -221,12 +226,12 @@ def main(victim: str, cpus: str, *arguments: str) -> None:
         while len(checkpoints(run)) < (len(others) or 1):
             time.sleep(0.05)
         raylets = {node.all_processes["raylet"][0].process.pid: node for node in cluster.list_all_nodes()}
-        process = next(trial_processes(raylets))
+        process = next(processes(raylets, "ray::RayTrainWorker" if victim == "workers' node" else "ray::ImplicitFunc"))
         print(f"killed: the {victim}, with checkpoints from step {min(checkpoints(run).values())}", flush=True)
-        if victim == "node":
-            cluster.remove_node(raylets[process.ppid()], allow_graceful=False)
-        else:
+        if victim == "process":
             process.kill()
+        else:
+            cluster.remove_node(raylets[process.ppid()], allow_graceful=False)
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
@@ -241,10 +246,10 @@ def main(victim: str, cpus: str, *arguments: str) -> None:
     sys.exit(code)
 
 
-def trial_processes(raylets: dict[int, Any]) -> Iterator[psutil.Process]:
-    """The trials' own processes below these raylets."""
+def processes(raylets: dict[int, Any], name: str) -> Iterator[psutil.Process]:
+    """Those below these raylets that Ray has given this name."""
     for process in psutil.process_iter(["ppid", "cmdline"]):  # without those that are just gone
-        if process.info["ppid"] in raylets and "ray::ImplicitFunc" in " ".join(process.info["cmdline"] or []):
+        if process.info["ppid"] in raylets and name in " ".join(process.info["cmdline"] or []):
             yield process
 
 

@@ -351,14 +351,14 @@ NODES = {
 def test_a_run_in_a_bucket_is_held_by_one_command_of_a_cluster(
     ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    held = resources.hold("s3://bucket/run")
-    with monkeypatch.context() as patched:
+    with resources.held("s3://bucket/run"), monkeypatch.context() as patched:
         patched.setattr(resources, "OWNER_MAY_BE_DYING_SECONDS", 0)
         with pytest.raises(UserError, match=rf"s3://bucket/run is in use by process {os.getpid()} on .*--run"):
-            resources.hold("s3://bucket/run")
-        resources.hold("s3://bucket/another")
-    del held
-    resources.hold("s3://bucket/run")
+            resources.held("s3://bucket/run").__enter__()
+        with resources.held("s3://bucket/another"):
+            pass
+    with resources.held("s3://bucket/run"):
+        pass
 
 
 @pytest.mark.parametrize(

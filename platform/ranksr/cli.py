@@ -19,6 +19,9 @@ PACKAGE = pathlib.Path(__file__).resolve().parent
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
 """Of a private Ray on this machine; Ray's own default is 30 % of the memory, more than a laptop likes to give."""
 
+_held = contextlib.ExitStack()
+"""The locks of the command that runs: in no context, as what Tune is given must be picklable."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `ranksr`."""
@@ -55,7 +58,7 @@ def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace
     """Exit code 2 and one line for a user's mistake; a crash keeps its traceback and exits with 1."""
     progress.log_to_stdout("%(asctime)s %(message)s")
     try:
-        with contextlib.ExitStack() as parsed.until_the_end:
+        with _held:
             return run(parsed)
     except Exception as error:
         mistake = _user_error(error)
@@ -243,14 +246,26 @@ def open_run(parsed: argparse.Namespace) -> Any:
     root = storage.absolute(parsed.root or storage.join("runs", config.name))
     if _job_config() and not storage.is_remote(root) and not os.path.isabs(parsed.root or ""):
         log.warning("--run is relative: inside a submitted job that is Ray's copy of the working folder, %s", root)
-    started: list[Any] = []
+    started: list[bool] = []
 
     def start_ray() -> None:
         if not started:
-            parsed.until_the_end.enter_context(runs.held(root))
-            started.append(init_ray(config, root))
+            _start_ray(config, root)
+            started.append(True)
 
     return pipeline.Context(config, runs.Run(root), start_ray)
+
+
+def _start_ray(config: Config, root: str) -> None:
+    """Start or join Ray, and keep other commands out of the run until this one ends."""
+    from ranksr import runs
+
+    _held.enter_context(runs.held(root))
+    init_ray(config, root)
+    if storage.is_remote(root):
+        from ranksr import cluster
+
+        _held.enter_context(cluster.held(root))
 
 
 def _job_config() -> dict[str, Any]:
@@ -259,10 +274,8 @@ def _job_config() -> dict[str, Any]:
     return (json.loads(raw).get("runtime_env") or {"job": True}) if raw else {}
 
 
-def init_ray(config: Config, root: str) -> Any:
+def init_ray(config: Config, root: str) -> None:
     """Join the cluster of this job or of RAY_ADDRESS, else start a private Ray on this machine.
-
-    Returns what keeps a run in a bucket to this command: to be kept as long as it works.
 
     On a cluster the package travels with the job: nothing of ours is installed on the nodes.
 
@@ -298,7 +311,6 @@ def init_ray(config: Config, root: str) -> Any:
 
     cluster.require_shared_root(config.compute, root)
     cluster.require_resources(config.compute)
-    return cluster.hold(root) if storage.is_remote(root) else None
 
 
 def _set_environment(joins: bool) -> None:

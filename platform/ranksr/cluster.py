@@ -1,10 +1,11 @@
 """What a Ray cluster must be before work starts: large enough, or able to grow so, seeing the run, alone in it."""
 
+import contextlib
 import logging
 import time
+from collections.abc import Iterator
 
 import ray
-import ray.actor
 import ray.exceptions
 import ray.util
 from ray._raylet import GcsClient
@@ -69,8 +70,9 @@ class Holder:
         return self._owner
 
 
-def hold(root: str) -> ray.actor.ActorHandle:
-    """Keep this cluster's other commands out of a run as long as the returned actor is kept; it dies with this process.
+@contextlib.contextmanager
+def held(root: str) -> Iterator[None]:
+    """Keep this cluster's other commands out of a run meanwhile; the actor dies with this process, however that ends.
 
     Raises UserError naming the process that has it. What another cluster does in the same bucket is not seen.
     """
@@ -78,11 +80,14 @@ def hold(root: str) -> ray.actor.ActorHandle:
     end = time.monotonic() + OWNER_MAY_BE_DYING_SECONDS
     while True:
         try:
-            return ray.remote(num_cpus=0)(Holder).options(**named).remote(runs.this_process())
+            holder = ray.remote(num_cpus=0)(Holder).options(**named).remote(runs.this_process())
+            break
         except ValueError as error:
             if time.monotonic() > end:
                 raise UserError(runs.in_use(root, _owner(named))) from error
         time.sleep(1)
+    yield
+    del holder
 
 
 def _owner(named: dict[str, str]) -> str:

@@ -138,7 +138,7 @@ class Run:
 def held(root: str) -> Iterator[None]:
     """Keep other commands out of a run folder meanwhile; the lock dies with this process, however that ends.
 
-    Raises UserError naming the process that has it. Buckets have no locks: see `cluster.hold`.
+    Raises UserError naming the process that has it. Buckets have no locks: see `cluster.held`.
     """
     if storage.is_remote(root):
         yield
