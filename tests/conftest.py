@@ -26,9 +26,10 @@ import pyarrow as pa  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from ranksr import images, storage  # noqa: E402
+from ranksr import images, pipeline, storage  # noqa: E402
 from ranksr.config import Config, load_config  # noqa: E402
 from ranksr.data import rank_dataset, sources  # noqa: E402
+from ranksr.runs import Run  # noqa: E402
 
 torch.set_num_threads(1)  # several threads wait for each other on a busy machine
 SHARED = ROOT.parent / "shared"
@@ -120,6 +121,23 @@ def ray_cluster() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def single(tiny: list[str]) -> list[str]:
+    """Overrides of a run with a single training, of srresnet."""
+    return [*tiny, "evaluation.methods=[srresnet]"]
+
+
+@pytest.fixture(scope="session")
+def finished_run(
+    root: pathlib.Path, single: list[str], ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
+) -> pathlib.Path:
+    """A finished run of the demo config with the overrides `single`: to be copied."""
+    run = tmp_path_factory.mktemp("finished")
+    config = load_config(root / "configs" / "demo.yaml", single)
+    pipeline.run_pipeline(pipeline.Context(config, Run(str(run)), start_ray=lambda: None), [])
+    return run
 
 
 @pytest.fixture(scope="session")
