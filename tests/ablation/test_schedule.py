@@ -58,5 +58,17 @@ def test_a_training_is_timed_by_its_workers() -> None:
     assert cost({"a": [timed, missing]}, num_workers=1, slots=4).seconds == 30.0
 
 
+def test_the_middle_of_the_measured_rates_counts_and_other_ablations_of_the_run_have_theirs() -> None:
+    def training(at: str, state: str, **results: float) -> Stage:
+        return Stage("gan", f"/gan{at}", at, {"m.train.steps": 10}, {}, state, results)
+
+    others = [training(str(seconds), "done", seconds=seconds) for seconds in (10.0, 30.0, 500.0)]
+    missing = training("x", "new")
+    assert cost({"a": [missing]}, 1, 1, others).seconds == 30.0
+    assert (
+        cost({"a": [others[2], missing], "b": [others[2], missing]}, 1, 1, others).seconds == 30.0
+    )  # each counts once
+
+
 def test_nothing_timed_is_said() -> None:
     assert str(cost({"a": chain("a")}, 1, 1)) == "4 stages to build, 0 reused, nothing timed yet to tell how long"

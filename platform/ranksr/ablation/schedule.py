@@ -5,8 +5,9 @@ So there is no lock that could outlive its owner: whatever is killed, the next s
 """
 
 import dataclasses
+import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from ranksr import pipeline
 from ranksr.runs import Run, Stage
@@ -66,17 +67,19 @@ class Cost:
         return text + (f", without {', '.join(sorted(set(self.untimed)))}, never timed here" if self.untimed else "")
 
 
-def cost(plans: Plans, num_workers: int, slots: int) -> Cost:
+def cost(plans: Plans, num_workers: int, slots: int, others: Iterable[Stage] = ()) -> Cost:
     """What is missing, and how long it takes with `slots` trainings of `num_workers` workers side by side.
 
-    A stage costs what the done ones of its name took for each unit of work (see `work`), on as many workers.
+    A stage costs what the middle one of the done ones of its name, of `plans` and `others`, took for each unit of work
+    (see `work`), on as many workers.
     """
     stages = [stage for stages in plans.values() for stage in stages]
-    rates: dict[str, float] = {}
-    for stage in stages:
+    measured: dict[str, dict[str, float]] = {}
+    for stage in (*stages, *others):
         if stage.done and stage.results.get("seconds"):
             busy = stage.results["seconds"] * stage.results.get("num_workers", num_workers * slots)
-            rates[stage.name] = max(rates.get(stage.name, 0), busy / work(stage))
+            measured.setdefault(stage.name, {})[stage.fingerprint] = busy / work(stage)
+    rates = {name: statistics.median(each.values()) for name, each in measured.items()}
     missing = {stage.fingerprint: stage for stage in stages if not stage.done}
     timed = [stage for stage in missing.values() if stage.name in rates]
     return Cost(

@@ -13,6 +13,7 @@ import ray
 import ray.data
 import ray.tune
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
@@ -40,7 +41,13 @@ def expected_cost(studies: dict[str, Study], context: pipeline.Context) -> Cost:
     if any(not stage.done for stages in plans.values() for stage in stages):
         context.start_ray()  # the CPUs tell how many trials run side by side
     slots = _slots(context.config, len(trials)) if ray.is_initialized() else 1
-    return cost(plans, context.config.compute.num_workers, slots)
+    return cost(plans, context.config.compute.num_workers, slots, _earlier(context.run.trials))
+
+
+def _earlier(run: Run) -> list[Stage]:
+    """The stages that ablations of this run have left, in other studies too."""
+    folders = [path.split("/")[0] for path, _ in storage.list_files(run.root) if path.endswith("/stage.json")]
+    return [stage for folder in folders if (stage := run.recorded(folder))]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -238,11 +245,15 @@ class _Over:
     trial_id: str
 
 
-class _Watch(ray.tune.Callback):
-    """Says how far the trials are, and frees what a dead one held."""
+class _Watch(TrialProgressCallback):
+    """Says how far the trials are, in place of Tune's own lines, and frees what a dead one held."""
 
     def __init__(self, num_trials: int, tell: Callable[[str], None]) -> None:
+        super().__init__()
         self._over, self._num_trials, self._tell, self._looked = 0, num_trials, tell, 0.0
+
+    def log_result(self, *_: Any, **__: Any) -> None:
+        """Nothing: a training has its own lines."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._over += 1
@@ -284,6 +295,7 @@ def _tune(
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
         progress.log_to_stdout()
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
         # The bars of several trials would be drawn over each other.
         ray.data.DataContext.get_current().enable_progress_bars = False
         return by_key[parameters["trial"]].do()
