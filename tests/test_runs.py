@@ -91,6 +91,12 @@ def test_a_run_is_held_by_one_process_until_it_dies(tmp_path: pathlib.Path) -> N
         pass  # free again
 
 
+def test_a_run_that_cannot_be_written_is_named_before_it_is_held(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write to run folder .*file/run"):
+        runs.held(str(tmp_path / "file" / "run")).__enter__()
+
+
 def test_a_run_in_a_bucket_has_no_lock_file() -> None:
     with runs.held("s3://nowhere/run"):
         pass

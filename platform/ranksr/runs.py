@@ -143,7 +143,7 @@ def held(root: str) -> Iterator[None]:
     if storage.is_remote(root):
         yield
         return
-    os.makedirs(root, exist_ok=True)
+    storage.probe(root)
     with open(storage.join(root, LOCK), "a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
