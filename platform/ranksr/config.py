@@ -123,7 +123,7 @@ class RankContent(Section):
     """mean: Eq. 9 and 12 for a batch; sum: the authors' code, where 0.03 at batch 8 acts like 0.24."""
     ranker_bn: Literal["running", "batch"]
     """running: the frozen Ranker in eval mode; batch: the authors' code, statistics of the fake batch, by which a
-    generator finds a small Ranker harder to fool (README, Results)."""
+    generator finds a small Ranker harder to fool (docs/results.md)."""
 
 
 class Training(Section):
