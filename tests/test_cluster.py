@@ -145,11 +145,11 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def small(tiny: list[str]) -> list[str]:
-    """One method: every kind of job but the rank dataset, in few stages."""
+    """One method: every kind of job but the rank dataset, in few stages. Its steps take long enough to be met."""
     left_out = [f"methods.{name}=null" for name in ("srgan", "esrgan_psnr", "esrgan", "ranksrgan")]
     rest = [f"{key}.methods=[bicubic, srresnet]" for key in ("rank_dataset", "ranker", "evaluation")]
-    steps = ["methods.srresnet.train.steps=400", "methods.srresnet.train.validate_every_steps=400"]
-    return [*tiny, *left_out, *rest, *steps, "scoring.metrics=[psnr]", "scoring.ma_model=null"]
+    steps = "methods.srresnet.train={steps: 300, validate_every_steps: 300, batch_size: 10}"
+    return [*tiny, *left_out, *rest, steps, "scoring.metrics=[psnr]", "scoring.ma_model=null"]
 
 
 @pytest.mark.ray
