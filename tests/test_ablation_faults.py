@@ -89,7 +89,7 @@ def test_a_driver_that_is_stopped_or_killed_goes_on_and_repeats_no_finished_tria
     signal.signal(signal.SIGINT, signal.default_int_handler)
     first: dict[str, int] = {}
     step = 0
-    for ending in (signal.SIGINT, signal.SIGKILL):
+    for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGKILL):
         with (tmp_path / "log").open("w") as log:
             process = subprocess.Popen(command, stdout=log, stderr=log)
             try:
@@ -106,6 +106,9 @@ def test_a_driver_that_is_stopped_or_killed_goes_on_and_repeats_no_finished_tria
         assert len(first) == 2
         (step,) = checkpoints(run).values()
         assert met <= step < LONG
+        if ending == signal.SIGTERM:
+            assert code == 128 + signal.SIGTERM
+            assert "stop_requested" not in {path.name for path in run.rglob("*")}
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]

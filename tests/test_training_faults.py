@@ -144,7 +144,7 @@ def main(folder: str, num_workers: str, *fault: str) -> None:
     kind, step = (*fault, "", "0")[:2]
     job, place = make_job(pathlib.Path(folder), int(num_workers), (kind, int(step)) if kind else None)
     stage = types.SimpleNamespace(name=place.name, folder=place.folder)
-    pipeline._train(types.SimpleNamespace(run=Run(folder), tuned=None), stage, job)
+    pipeline._train(types.SimpleNamespace(run=Run(folder), tuned=None, label=""), stage, job)
     return None
 
 

@@ -289,8 +289,7 @@ def init_ray(config: Config, root: str) -> None:
     import ray
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # it warns that its bar is off
+    progress.quieten_ray_data()
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
     if not joins:
         # With the dashboard: Train asks it whether its controllers live, and complains every second without.

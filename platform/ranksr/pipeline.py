@@ -42,6 +42,8 @@ class Context:
     """Only find out how the stages stand; nothing is built."""
     tuned: str | None = None
     """The stage whose validations a trial of Ray Tune reports."""
+    label: str = ""
+    """Before the names of trainings in what their workers say: those of trials train side by side."""
     stages: dict[str, Stage] = dataclasses.field(default_factory=dict)
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
     """Of sources and files, each read once however many stages, and trials, depend on it."""
@@ -202,7 +204,7 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob) -> dict[str, Any]:
-    place = Place(stage.name, stage.folder, context.run.tensorboard(stage))
+    place = Place(f"{context.label}{stage.name}", stage.folder, context.run.tensorboard(stage))
     results = launch.train(job, place, tell_tune=stage.name == context.tuned)
     if "error" in results:
         raise RuntimeError(f"{stage.name}: {results['error']}")

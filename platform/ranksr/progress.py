@@ -15,3 +15,9 @@ def log_to_stdout(line_format: str = "%(message)s") -> None:
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+
+
+def quieten_ray_data() -> None:
+    """No line at the start and end of each of its datasets, nor that its bar is off; after its import."""
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)

@@ -5,6 +5,7 @@ import functools
 import logging
 import math
 import os
+import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -13,6 +14,7 @@ import ray
 import ray.data
 import ray.tune
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.util.placement_group import PlacementGroup, remove_placement_group
@@ -23,7 +25,7 @@ from ranksr.ablation.schedule import Cost, Plans, Wave, cost, next_wave, plan_tr
 from ranksr.ablation.study import EarlyStopping, Study, Trial, prepare
 from ranksr.config import Config
 from ranksr.runs import Run, Stage
-from ranksr.train.launch import STOP_FILE
+from ranksr.train.launch import STOP_FILE, on_sigterm
 from ranksr.train.loop import StopRequested
 
 log = logging.getLogger(__name__)
@@ -114,7 +116,8 @@ def _failed(asked: _Asked, said: dict[str, str], wave: Wave, plans: Plans) -> di
 
 def _run_wave(asked: _Asked, wave: Wave, plans: Plans, errors: dict[str, str]) -> dict[str, str]:
     """Build what the wave says; returns the error of each trial that failed. `errors` are those of earlier waves."""
-    log.info("ablation: %d trials go on with %s", len(wave), ", ".join(sorted({n for ns in wave.values() for n in ns})))
+    upto = ", ".join(sorted({name for names in wave.values() for name in names}))
+    log.info("ablation: a wave of %d trials, each up to its %s", len(wave), upto)
     said: dict[str, str] = {}
     watched: dict[str, list[Trial]] = {}
     for trial in asked.trials:
@@ -165,18 +168,32 @@ class _Work:
 
     def do(self) -> dict[str, Any]:
         """Build the stages. What goes wrong comes back as `error`: only a process that dies is tried again by Tune."""
-        context = pipeline.Context(
-            self.trial.config, self.run, start_ray=lambda: None, tuned=self.tuned, digests=self.digests
-        )
         try:
             for name in self.stages:
-                pipeline.build_stages(context, [], last=functools.partial(pipeline.stage_of, name=name))
+                pipeline.build_stages(self._context, [], last=functools.partial(pipeline.stage_of, name=name))
         except StopRequested as request:
             return {"stopped_at": request.step}
         except Exception as error:
             log.exception("ablation: %s failed", self.trial.key)
             return {"error": str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)}
         return {"error": None}
+
+    def stop_files(self) -> list[str]:
+        """Of the training that has begun, if one has: it ends after the step, with a checkpoint."""
+        trainings = {"ranker", *self.trial.config.methods}
+        stages = [stage for stage in pipeline.plan(self._context) if stage.name in trainings]
+        return [stage.path(STOP_FILE) for stage in stages if stage.state == "unfinished"][:1]
+
+    @property
+    def _context(self) -> pipeline.Context:
+        return pipeline.Context(
+            self.trial.config,
+            self.run,
+            start_ray=lambda: None,
+            tuned=self.tuned,
+            label=f"{self.trial.key} ",
+            digests=self.digests,
+        )
 
 
 class Stopping(ASHAScheduler):
@@ -246,24 +263,44 @@ class _Over:
 
 
 class _Watch(TrialProgressCallback):
-    """Says how far the trials are, in place of Tune's own lines, and frees what a dead one held."""
+    """Says how far the trials are, in place of Tune's own lines, frees what a dead one held, and ends at a SIGTERM."""
 
-    def __init__(self, num_trials: int, tell: Callable[[str], None]) -> None:
+    def __init__(self, work: dict[str, _Work], tell: Callable[[str], None]) -> None:
         super().__init__()
-        self._over, self._num_trials, self._tell, self._looked = 0, num_trials, tell, 0.0
+        self._over, self._work, self._tell, self._looked = 0, work, tell, 0.0
+        self._sigterm = self._asked = False
+        self._stop_files: list[str] = []
+
+    def end(self) -> None:
+        """What a SIGTERM asks for: `fit` ends by SystemExit once the trainings have written a checkpoint."""
+        self._sigterm = True
 
     def log_result(self, *_: Any, **__: Any) -> None:
         """Nothing: a training has its own lines."""
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._over += 1
-        log.info("ablation: %s is through, %d of %d", trial.config["trial"], self._over, self._num_trials)
+        log.info("ablation: %s is through, %d of %d", trial.config["trial"], self._over, len(self._work))
         self._tell(trial.config["trial"].split("/")[0])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
+        if self._sigterm:
+            self._stop([self._work[trial.config["trial"]] for trial in trials if trial.status == TuneTrial.RUNNING])
         if time.monotonic() - self._looked > LOOK_FOR_ORPHANS_SECONDS:
             _remove_orphans()
             self._looked = time.monotonic()
+
+    def _stop(self, running: list[_Work]) -> None:
+        """Ask the trainings to stop, and leave once they have; a data job goes on from its parts."""
+        if not self._asked:
+            self._asked = True
+            log.warning("ablation: SIGTERM; the trainings finish their step and write a checkpoint")
+            self._stop_files = [path for work in running for path in work.stop_files()]
+            for path in self._stop_files:
+                storage.write_bytes(path, b"")
+        if not any(map(storage.exists, self._stop_files)):
+            log.warning("ablation: stopped by SIGTERM; the same command continues")
+            raise SystemExit(128 + signal.SIGTERM)
 
 
 def _remove_orphans() -> None:
@@ -286,6 +323,7 @@ def _tune(
 ) -> dict[str, str]:
     """Do the work side by side, `tell` a study when one of its trials is through; returns the errors by trial."""
     by_key = {each.trial.key: each for each in work}
+    watch = _Watch(by_key, tell)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
     logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of its loggers
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its box names a TensorBoard folder that holds nothing
@@ -294,8 +332,8 @@ def _tune(
 
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
-        progress.log_to_stdout()
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        progress.log_to_stdout(f"{parameters['trial']}: %(message)s")
+        progress.quieten_ray_data()
         # The bars of several trials would be drawn over each other.
         ray.data.DataContext.get_current().enable_progress_bars = False
         return by_key[parameters["trial"]].do()
@@ -309,13 +347,15 @@ def _tune(
             name="tune",
             storage_path=context.run.path("ablation"),
             verbose=0,
-            callbacks=[_Watch(len(by_key), tell)],
+            callbacks=[watch],
             # Its process dies with its node; what it had built, and its checkpoints, are in the run's folder.
             failure_config=ray.tune.FailureConfig(max_failures=context.config.compute.max_failures),
         ),
     )
+    with on_sigterm(watch.end):
+        ended = tuner.fit()
     errors = {}
-    for result in tuner.fit():
+    for result in ended:
         error = str(result.error) if result.error else (result.metrics or {}).get("error")
         if error:
             key = result.config["trial"]

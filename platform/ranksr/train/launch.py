@@ -170,11 +170,9 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with _stopping_on_sigterm(place) as stopping:
+    with _stopping(place) as asked:
         results = trainer.fit().return_value
-    if "stopped" in results or stopping.is_set():
-        storage.delete(storage.join(place.folder, STOP_FILE))
-    if stopping.is_set():
+    if asked.is_set():
         when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
         log.warning("%s: stopped by SIGTERM %s; the same command continues", place.name, when)
         raise SystemExit(128 + signal.SIGTERM)
@@ -184,26 +182,39 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
 
 
 @contextlib.contextmanager
-def _stopping_on_sigterm(place: Place) -> Iterator[threading.Event]:
+def _stopping(place: Place) -> Iterator[threading.Event]:
     """Turns SIGTERM into a file that the first worker looks for; gives whether there was one.
 
-    `ray job stop` follows with SIGKILL after RAY_JOB_STOP_WAIT_TIME_S (3 s). Nothing is lost but the steps since the
-    last checkpoint; a longer wait saves them too.
+    Of a Tune trial, whose own process gets no signals, the driver writes the file; here it is removed at the end.
     """
     asked, flag = threading.Event(), storage.join(place.folder, STOP_FILE)
-    storage.delete(flag)  # of a driver that was killed while it waited
-    if threading.current_thread() is not threading.main_thread():  # a Tune trial: the scheduler writes the file
-        yield asked
-        return
 
-    def ask(*_: Any) -> None:
+    def ask() -> None:
         asked.set()
         log.warning("%s: SIGTERM; finishing the step and writing a checkpoint", place.name)
         storage.write_bytes(flag, b"")
 
-    before = signal.signal(signal.SIGTERM, ask)
+    storage.delete(flag)  # of a driver that was killed while it waited
     try:
-        yield asked
+        with on_sigterm(ask):
+            yield asked
+    finally:
+        storage.delete(flag)
+
+
+@contextlib.contextmanager
+def on_sigterm(ask: Callable[[], None]) -> Iterator[None]:
+    """Calls `ask` at a SIGTERM, which then ends nothing by itself. Only the main thread gets signals.
+
+    `ray job stop` follows with SIGKILL after RAY_JOB_STOP_WAIT_TIME_S (3 s). Nothing is lost but the steps since the
+    last checkpoint; a longer wait saves them too.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: ask())
+    try:
+        yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
