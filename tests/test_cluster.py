@@ -224,16 +224,7 @@ def test_an_ablation_on_two_nodes_needs_shared_files_and_trains_inside_its_trial
     cluster.ray("start", *second, "--num-cpus=1", "--object-store-memory=100000000")
     trial = {"name": "short", "overrides": ["methods.srresnet.train.steps=2"]}
     (clone / "steps.yaml").write_text(json.dumps({"about": "a test", "method": "srresnet", "trials": [trial]}))
-    job = [
-        "python",
-        "jobs/ablation.py",
-        "configs/demo.yaml",
-        "steps.yaml",
-        *small,
-        "methods.srresnet.train.steps=20",
-        "--run",
-        run,
-    ]
+    job = ["python", "jobs/ablation.py", "configs/demo.yaml", "steps.yaml", *small, "--run", run]
     done = cluster.call(*job, check=False, cwd=clone, RAY_ADDRESS=cluster.address)
     assert done.returncode == 2
     assert f"ranksr: --run {run} is a local folder, and the cluster has 2 nodes: use --run s3://" in done.stderr
