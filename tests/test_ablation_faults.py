@@ -28,7 +28,7 @@ METHOD = "srresnet"
 EVERY = 10
 """Steps from one checkpoint, and one line of metrics, to the next."""
 LONG = 200
-"""Steps of a training that is to be met in its middle."""
+"""Steps of a training that is to be met in its middle; its workers live on for moments when its driver is killed."""
 
 
 @pytest.fixture
@@ -40,7 +40,10 @@ def arguments(root: pathlib.Path, run: pathlib.Path, settings: list[str], steps:
     """Of an ablation with a trial for each number of steps, which is its name."""
     training = f"methods.{METHOD}.train"
     trials = [
-        {"name": str(count), "overrides": [f"{training}.steps={count}", f"{training}.validate_every_steps={count}"]}
+        {
+            "name": str(count),
+            "overrides": [f"{training}={{steps: {count}, validate_every_steps: {count}, batch_size: 10}}"],
+        }
         for count in steps
     ]
     study = run.parent / "faults.yaml"
