@@ -33,7 +33,7 @@ from ranksr.train.world import World
 log = logging.getLogger(__name__)
 
 STOP_FILE = "stop_requested"
-"""In a stage's folder: what its workers see of a SIGTERM to the driver."""
+"""In a stage's folder: what its workers see of a SIGTERM to the driver, or of early stopping."""
 LOOK_FOR_STOP_SECONDS = 1.0
 
 
@@ -140,8 +140,8 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     """Run a training to its end on `compute.num_workers` workers; returns its last validation.
 
     A worker that dies is replaced, and all go on from the last checkpoint, `compute.max_failures` times. SIGTERM: the
-    workers finish their step and write a checkpoint, and this process exits with 143. In a trial of Tune with
-    `tell_tune`: Tune sees every validation, and a STOP_FILE in the stage's folder raises StopRequested here.
+    workers finish their step and write a checkpoint, and this process exits with 143. A STOP_FILE in the stage's folder
+    does the same in a trial of Tune, where this then raises StopRequested; with `tell_tune` Tune sees every validation.
     """
     compute = job.config.compute
     cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
