@@ -263,7 +263,7 @@ for change in ({"num_workers": 3}, {"cpus_per_worker": 2}, {"gpus_per_upscaler":
     assert [line.split(", and ")[0] for line in refused] == [
         "training needs 1 CPU, 0 GPU for each of compute.num_workers=3",
         "training needs 2 CPU, 0 GPU for each of compute.num_workers=1",
-        "upscaling needs 0.5 CPU, 1 GPU for each of compute.upscale_actors=1 and 0.5 CPU, 0 GPU beside them",
+        "upscaling needs 0 CPU, 1 GPU for each of compute.upscale_actors=1",
     ]
 
 
@@ -367,14 +367,14 @@ def test_a_run_in_a_bucket_is_held_by_one_command_of_a_cluster(
         ("one", {"num_workers": 2}, ""),
         ("one", {"num_workers": 3}, "training needs 1 CPU, 0 GPU for each of compute.num_workers=3, and the cluster"),
         ("one", {"num_workers": 2, "cpus_per_worker": 1.5}, "1.5 CPU, 0 GPU for each of compute.num_workers=2"),
-        ("one", {"upscale_actors": 3}, ""),
-        ("one", {"upscale_actors": 4}, "for each of compute.upscale_actors=4 and 0.5 CPU, 0 GPU beside them"),
+        ("one", {"upscale_actors": 2}, ""),
+        ("one", {"upscale_actors": 3}, "upscaling needs 1 CPU, 0 GPU for each of compute.upscale_actors=3"),
         ("one", {"gpus_per_worker": 1}, "for each of compute.num_workers=1, and the cluster has 2 CPU, 0 GPU"),
         ("two of three", {"num_workers": 2, "cpus_per_worker": 2}, ""),
         ("two of three", {"num_workers": 3, "cpus_per_worker": 2}, "the cluster has 6 CPU, 0 GPU on 2 nodes"),
         ("one GPU", {"num_workers": 1, "gpus_per_worker": 1, "upscale_actors": 4, "gpus_per_upscaler": 0.25}, ""),
         ("one GPU", {"cpus_per_worker": 4, "gpus_per_worker": 1}, "needs 4 CPU, 1 GPU for each"),
-        ("one GPU", {"upscale_actors": 2, "gpus_per_upscaler": 1}, "upscaling needs 0.5 CPU, 1 GPU for each"),
+        ("one GPU", {"upscale_actors": 2, "gpus_per_upscaler": 1}, "upscaling needs 0 CPU, 1 GPU for each"),
         ("none yet", {}, "the cluster has 0 CPU, 0 GPU on 1 node: lower"),
     ],
 )

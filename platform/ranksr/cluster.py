@@ -17,8 +17,6 @@ from ranksr.config import Compute, UserError
 
 log = logging.getLogger(__name__)
 
-LEAST_CPU_SHARE = 0.5
-"""CPUs of an upscaling actor, and of the task behind it, where CPUs are few."""
 AUTOSCALER_ANSWERS_WITHIN_SECONDS = 60
 """It looks every 5 s; at the start of a cluster it may not be there yet."""
 OWNER_MAY_BE_DYING_SECONDS = 15
@@ -43,19 +41,20 @@ def require_resources(compute: Compute, upscaling: bool = True) -> None:
 
     Where the present nodes do not do, Ray's autoscaler (v2) is asked, which begins to start what it can.
     """
-    sink = {"CPU": LEAST_CPU_SHARE}
-    needs = [("training", "num_workers", compute.cpus_per_worker, compute.gpus_per_worker, [])]
+    needs = [("training", "num_workers", {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker})]
     if upscaling:
-        needs.append(("upscaling", "upscale_actors", LEAST_CPU_SHARE, compute.gpus_per_upscaler, [sink]))
+        gpus = compute.gpus_per_upscaler
+        # Actors on GPUs take no CPU; those on CPUs begin with as many as find one.
+        needs.append(("upscaling", "upscale_actors", {"CPU": 0 if gpus else 1, "GPU": gpus}))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    for stage, key, cpus, gpus, behind in needs:
-        each, count = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}, getattr(compute, key) or 1
-        bundles = [each] * count + behind
+    for stage, key, each in needs:
+        count = getattr(compute, key) or 1
+        bundles = [{name: size for name, size in each.items() if size}] * count
         if not _fit(bundles, nodes) and not (is_growing() and _can_grow_to(bundles)):
             raise UserError(
-                f"{stage} needs {_total([each])} for each of compute.{key}={count}"
-                f"{f' and {_total(behind)} beside them' * len(behind)}, and the cluster has {_total(nodes)} on "
-                f"{len(nodes)} node{'s' * (len(nodes) != 1)}{' and cannot grow to it' * is_growing()}: "
+                f"{stage} needs {_total([each])} for each of compute.{key}={count}, and the cluster has "
+                f"{_total(nodes)} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
+                f"{' and cannot grow to it' * is_growing()}: "
                 f"lower compute.{key} or what each takes, or start more or larger nodes"
             )
 
@@ -109,7 +108,7 @@ def _total(bundles: list[dict[str, float]]) -> str:
 def _fit(bundles: list[dict[str, float]], nodes: list[dict[str, float]]) -> bool:
     """Whether the bundles find room on the nodes, were these idle; a bundle is never split."""
     rooms = [dict(node) for node in nodes]
-    for bundle in sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle["CPU"]), reverse=True):
+    for bundle in sorted(bundles, key=lambda bundle: (bundle.get("GPU", 0), bundle.get("CPU", 0)), reverse=True):
         room = next((room for room in rooms if all(room.get(key, 0) >= size for key, size in bundle.items())), None)
         if room is None:
             return False

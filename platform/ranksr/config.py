@@ -239,8 +239,8 @@ class Compute(Section):
     """torch.compile of every network in training: needs a C++ compiler, and a minute at the start."""
     fused_adam: bool = False
     upscale_actors: PositiveInt | None = None
-    """Processes that make SR images. null: as many as the present GPUs hold; without, most CPUs for networks, else few.
-    On a cluster that grows with the work give the number that it should grow to."""
+    """Processes that make SR images, each on one CPU, where it scores them too, or on `gpus_per_upscaler`. null: as
+    many as the present CPUs or GPUs hold. On a cluster that grows with the work give the number it should grow to."""
     gpus_per_upscaler: NonNegative = 0
     log_every_steps: PositiveInt = 100
     checkpoint_every_steps: PositiveInt = 5000

@@ -84,6 +84,18 @@ def test_a_bad_trial_is_stopped_while_it_trains_and_not_taken_up_again(finished:
     assert again == rows
 
 
+def test_trials_make_their_rank_datasets_side_by_side(finished: pipeline.Context) -> None:
+    study = Study(
+        about="three data jobs at once on four CPUs, each with as many actors as there are CPUs",
+        method="ranksrgan",
+        common=("rank_dataset.methods=[bicubic, srresnet]", "ranker.methods=[bicubic, srresnet]"),
+        grid={"rank_dataset.stride_px": (10, 20, 40)},
+    )
+    rows = tune.run_studies({"strides": study}, finished)["strides"]
+    assert [row["state"] for row in rows] == ["done"] * 3
+    assert len(built(finished.run, "rank_dataset")) == 3
+
+
 def test_early_stopping_remembers_the_trials_of_an_earlier_start_and_spares_the_base(
     finished: pipeline.Context,
 ) -> None:

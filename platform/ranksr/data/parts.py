@@ -22,7 +22,6 @@ import ray
 import ray.data
 
 from ranksr import storage
-from ranksr.cluster import LEAST_CPU_SHARE
 from ranksr.config import Data, UserError
 from ranksr.data import summaries
 from ranksr.data.sources import Photo
@@ -51,6 +50,7 @@ class Actors:
     arguments: tuple[Any, ...]
     count: int
     num_gpus: float
+    """Fraction of a GPU that each takes; 0: each takes a CPU instead."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +77,16 @@ class _Work:
     def __call__(self, part: Row) -> Row:
         found = part if "error" in part else explained(lambda each: self.sink(self.make(each)), part)
         return {"images": 0, "rows": 0, "rejected": 0, "error": "", "away": False, **found}
+
+
+class _WholePart:
+    """An actor's work and what follows it, in one actor."""
+
+    def __init__(self, actors: Actors, work: _Work) -> None:
+        self._first, self._work = actors.cls(*actors.arguments), work
+
+    def __call__(self, part: Row) -> Row:
+        return self._work(self._first(part))
 
 
 def explained(work: Callable[[Row], Row], part: Row) -> Row:
@@ -143,18 +153,21 @@ def run_job(
 
 
 def _dataset(todo: list[Row], make: Callable[[Row], Row], sink: PartSink, actors: Actors | None) -> ray.data.Dataset:
-    """One block a part, so that a part is made, written and told of by itself."""
-    dataset = ray.data.from_items(todo, override_num_blocks=len(todo))
-    share = _cpu_share(actors)
-    if actors is not None:
-        dataset = dataset.map(
-            actors.cls,
-            fn_constructor_args=actors.arguments,
-            compute=ray.data.ActorPoolStrategy(size=min(actors.count, len(todo)), max_tasks_in_flight_per_actor=2),
-            num_cpus=share,
-            num_gpus=actors.num_gpus or None,
-        )
-    return dataset.map(_Work(make, sink), num_cpus=share)
+    """One block a part, so that a part is made, written and told of by itself.
+
+    Nothing holds a CPU while it waits for another one, or jobs side by side could take all CPUs for their actors and
+    leave none for the tasks behind them. So an actor on CPUs does all the work of a part, and one on GPUs takes no CPU.
+    """
+    dataset, work = ray.data.from_items(todo, override_num_blocks=len(todo)), _Work(make, sink)
+    if actors is None:
+        return dataset.map(work, num_cpus=1)
+    pool = ray.data.ActorPoolStrategy(size=min(actors.count, len(todo)), max_tasks_in_flight_per_actor=2)
+    if not actors.num_gpus:
+        return dataset.map(_WholePart, fn_constructor_args=(actors, work), compute=pool, num_cpus=1)
+    upscaled = dataset.map(
+        actors.cls, fn_constructor_args=actors.arguments, compute=pool, num_cpus=0, num_gpus=actors.num_gpus
+    )
+    return upscaled.map(work, num_cpus=1)
 
 
 def _name(part: int) -> str:
@@ -165,13 +178,6 @@ def described(photo: Photo, given: Mapping[str, Mapping[str, str]]) -> Row:
     """A photo of a part, with the files of `given` that belong to it."""
     files = [[what, paths[photo.image_id]] for what, paths in given.items() if photo.image_id in paths]
     return {"image_id": photo.image_id, "path": photo.path, "given": files}
-
-
-def _cpu_share(actors: Actors | None) -> float:
-    """CPUs per task. An actor pool that held every CPU would starve the tasks behind it for ever."""
-    if actors is None:
-        return 1
-    return 1 if ray.cluster_resources().get("CPU", 1) > 2 * actors.count else LEAST_CPU_SHARE
 
 
 class _Progress:

@@ -111,23 +111,19 @@ def _read_given(what: str, given: Mapping[str, str], hr: np.ndarray, smaller: in
 
 @dataclasses.dataclass(frozen=True)
 class UpscaleActors:
-    """How many actors a job starts (None: as suits the cluster as it is now), and what each holds of a GPU."""
+    """How many actors a job starts (None: as many as the present CPUs or GPUs hold), and what each holds of a GPU."""
 
     count: int | None
     num_gpus: float
 
     def of(self, methods: Mapping[str, str], smallest_px: int) -> parts.Actors:
-        networks = [kind for kind in methods.values() if kind not in FIXED_KINDS]
-        for path in networks:
+        for path in (kind for kind in methods.values() if kind not in FIXED_KINDS):
             checkpoints.load_generator(path)  # what is wrong with it is said here, before actors start
-        count = self.count or self._suitable(bool(networks))
-        return parts.Actors(Upscaler, (dict(methods), smallest_px, self.num_gpus), count, self.num_gpus)
+        return parts.Actors(
+            Upscaler, (dict(methods), smallest_px, self.num_gpus), self.count or self._present(), self.num_gpus
+        )
 
-    def _suitable(self, has_networks: bool) -> int:
-        """A network on a CPU takes many times what scoring does (docs/scaling.md); all else takes less than scoring."""
+    def _present(self) -> int:
         present = ray.cluster_resources()
-        if self.num_gpus:
-            return max(1, int(present.get("GPU", 0) / self.num_gpus))
-        cpus = int(present.get("CPU", 1))
-        few = -(-cpus // 8)
-        return max(1, cpus - few) if has_networks else few
+        fitting = present.get("GPU", 0) / self.num_gpus if self.num_gpus else present.get("CPU", 1)
+        return max(1, int(fitting))
