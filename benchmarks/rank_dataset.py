@@ -130,7 +130,7 @@ def timed(work: Any) -> float:
 
 
 def by_ray(job: Job, folder: str) -> None:
-    actors = upscale.UpscaleActors(1, 0).of(job.methods, RULES.patch_px)
+    actors = upscale.UpscaleActors(None, 0).of(job.methods, RULES.patch_px)
     parts.run_job("ray", job.photos, PER_PART, job.locate(), job.sink(folder), actors, job.given)
 
 

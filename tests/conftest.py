@@ -101,9 +101,11 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(photographs: pathlib.Path) -> list[str]:
+def tiny(photographs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of the demo config for a pipeline that takes seconds a stage."""
-    return [*TINY, f"data.hr={photographs}", f"test_sets=[{{name: cups, hr: {photographs / 'coffee.png'}}}]"]
+    held_out = tmp_path_factory.mktemp("held-out") / "coffee.png"
+    held_out.write_bytes((photographs / "coffee.png").read_bytes())
+    return [*TINY, f"data.hr={photographs}", f"test_sets=[{{name: cups, hr: {held_out}}}]"]
 
 
 @pytest.fixture(scope="session")

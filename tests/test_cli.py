@@ -31,7 +31,7 @@ def demo_path(root: pathlib.Path) -> str:
         ("ranker.trian.steps=5", "unknown key ranker.trian"),
         ("seed=five", "seed='five'"),
         ("scoring.metrics=[nique]", "metric 'nique' is unknown"),
-        ("scoring.ma_model=null", "metric 'ma' needs scoring.ma_model"),
+        ("scoring.ma_model=null", "scoring.metrics=ma needs scoring.ma_model"),
         ("scoring.niqe_model=/no/model.mat", "/no/model.mat does not exist"),
         ("perceptual.weights=/no/vgg.pth", "/no/vgg.pth does not exist"),
         ("methods.srresnet.start=/no/start.pth", "/no/start.pth does not exist"),

@@ -86,7 +86,7 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("rank_dataset.methods=[srresnet, magic]", "'magic'"),
         ("ranker.methods=[srresnet, bicubic]", "ranker.methods names 'bicubic'"),
         ("ranker.methods=[srresnet]", "ranker.methods needs at least two"),
-        ("evaluation.methods=[srgan, srgan]", "names a method twice"),
+        ("evaluation.methods=[srgan, srgan]", "names srgan twice"),
         ("ranker.train.ema_decay=0.9", "ranker.train.ema_decay=0.9"),
         ("methods.srgan.train.ema_decay=1", "methods.srgan.train.ema_decay=1"),
         ("data.hr=skimage:rocket,coffee", "data.hr and the test set held-out share rocket"),

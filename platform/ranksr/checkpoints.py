@@ -19,6 +19,7 @@ from ranksr.config import Generator, RankerConfig, UserError
 from ranksr.models import build_generator, build_ranker
 
 STEP_FILE = re.compile(r"step_(\d{8})\.pt")
+BEST_FILE = re.compile(r"best_(\d{8})\.pt")
 
 
 def write(path: str, content: dict[str, Any]) -> None:
@@ -41,8 +42,20 @@ class Checkpoints:
     keep: int
 
     def steps(self) -> list[int]:
-        names = (STEP_FILE.fullmatch(name) for name, _ in storage.list_files(self.folder))
-        return sorted(int(match[1]) for match in names if match)
+        return self._numbers(STEP_FILE)
+
+    def _numbers(self, name: re.Pattern[str]) -> list[int]:
+        return sorted(int(found[1]) for file, _ in storage.list_files(self.folder) if (found := name.fullmatch(file)))
+
+    def best_path(self, step: int) -> str:
+        """File of the weights that were the best when they were validated at `step`."""
+        return storage.join(self.folder, f"best_{step:08d}.pt")
+
+    def forget_best(self, step: int | None) -> None:
+        """Delete best weights but those of `step`, which the newest state names."""
+        for other in self._numbers(BEST_FILE):
+            if other != step:
+                storage.delete(self.best_path(other))
 
     def save(self, step: int, state: dict[str, Any]) -> None:
         write(self._path(step), state)

@@ -239,10 +239,11 @@ def compare(parsed: argparse.Namespace) -> int:
 
 def open_run(parsed: argparse.Namespace) -> Any:
     """The pipeline's context for parsed arguments: config loaded and checked, run folder named."""
-    from ranksr import pipeline, runs
+    from ranksr import pipeline, preflight, runs
 
     config = load_config(parsed.config, parsed.overrides)
-    pipeline.require_known(config)
+    preflight.require_known(config)
+    preflight.warn(config)
     root = storage.absolute(parsed.root or storage.join("runs", config.name))
     if _job_config() and not storage.is_remote(root) and not os.path.isabs(parsed.root or ""):
         log.warning("--run is relative: inside a submitted job that is Ray's copy of the working folder, %s", root)

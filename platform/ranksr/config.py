@@ -16,13 +16,19 @@ SCALE = 4
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
 MethodName = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9_]+$")]
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+Inside = Annotated[float, pydantic.Field(gt=0, lt=1)]
+Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
+"""Seeds that torch and numpy both take."""
+FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
+"""A name that is a folder on any system, and one component of a path."""
 
 
 class Data(Section):
@@ -32,7 +38,7 @@ class Data(Section):
     """What to do with a file that cannot be read: list it in rejected.parquet, or stop."""
     max_bad_fraction: Fraction = 0.1
     """With `skip`: the largest fraction of bad files that is still taken for an accident."""
-    val_fraction: Fraction
+    val_fraction: Inside
     """Fraction of the *images* (never of the patches) held out for validation. Paper 4.1: 10 %."""
     sub_image_px: PositiveInt = 480
     """HR side of the sub-images that training crops from; a 2K photograph is never decoded for one crop."""
@@ -43,7 +49,7 @@ class Data(Section):
 
 
 class TestSet(Section):
-    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: FileName
     hr: str
     """Same forms as `data.hr`."""
     lr: str | None = None
@@ -131,15 +137,15 @@ class Training(Section):
     batch_size: PositiveInt
     """Over all workers."""
     learning_rate: Annotated[float, pydantic.Field(gt=0)]
-    beta1: Fraction = 0.9
-    beta2: Fraction
+    beta1: Decay = 0.9
+    beta2: Decay
     weight_decay: NonNegative = 0.0
-    seed: int | None = None
+    seed: Seed | None = None
     """Of the initial weights and of the drawn samples; null: the run's `seed`, which also splits the photographs."""
     milestones: tuple[PositiveInt, ...] = ()
     """Steps after which the learning rate is multiplied by `gamma`."""
-    gamma: Fraction = 0.5
-    ema_decay: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5
+    ema_decay: Decay = 0.0
     """Of the generator's exponential moving average, which is then what is validated and exported. 0: off."""
     bf16: bool = False
     """bfloat16 autocast of the networks; weights, losses and metrics stay float32. Here and not in `compute`, with
@@ -191,7 +197,7 @@ class RankDataset(Section):
     stride_px: PositiveInt
     min_sigma: NonNegative = 0.0
     """Keep a location only if its mean local sigma in HR reaches this (grey levels; authors' code 4.2075). 0: off."""
-    max_locations_per_image: int = 0
+    max_locations_per_image: Annotated[int, pydantic.Field(ge=0)] = 0
     """Cap per image, spread over it evenly (authors' code 200). 0: off."""
     gap: Gap | None = None
     """The authors' code keeps a location if SRGAN and ESRGAN differ by more than 0.1 in NIQE. null: off."""
@@ -209,7 +215,7 @@ class RankerConfig(Section):
     features: PositiveInt = 64
     hidden: PositiveInt = 100
     margin: NonNegative = 0.5
-    clamp: float | None = None
+    clamp: Annotated[float, pydantic.Field(gt=0)] | None = None
     """Training only: scores are clamped to +- this (authors' code 5)."""
     train: Training
 
@@ -245,8 +251,8 @@ class Compute(Section):
     log_every_steps: PositiveInt = 100
     checkpoint_every_steps: PositiveInt = 5000
     keep_checkpoints: PositiveInt = 2
-    max_failures: int = 3
-    """How often a training stage restarts from its last checkpoint by itself when a worker dies."""
+    max_failures: Annotated[int, pydantic.Field(ge=-1)] = 3
+    """How often a training stage restarts from its last checkpoint by itself when a worker dies. -1: without end."""
     shared_filesystem: bool = False
     """Say true when local paths are the same files on every node (NFS); else a cluster needs an s3:// run."""
     max_concurrent_trials: PositiveInt | None = None
@@ -254,8 +260,8 @@ class Compute(Section):
 
 
 class Config(Section):
-    name: str
-    seed: int
+    name: FileName
+    seed: Seed
     data: Data
     test_sets: tuple[TestSet, ...]
     scoring: Scoring

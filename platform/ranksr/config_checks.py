@@ -1,15 +1,23 @@
 """What must hold between several keys of a config; every message names the keys. Called by `Config` itself."""
 
+import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ranksr.config import Config
 
-RESERVED_METHODS = ("lr", "hr", "bicubic", "patches", "rank_dataset", "ranker", "evaluation", "report", "ablation")
+STAGES = ("patches", "calibration", "rank_dataset", "ranker", "evaluation")
+"""Stages beside the trainings of the methods; each has a folder of its name in a run."""
+OTHER_ENTRIES = ("ablation", "lock", "report", "run", "tensorboard")
+"""What else lies in a run's folder."""
+RESERVED_METHODS = ("lr", "hr", "bicubic", *STAGES, *OTHER_ENTRIES)
+"""Names that no method may have: those of images without a network, and of what a run's folder holds."""
 
 
 def check(config: "Config", scale: int) -> None:
     """Raise ValueError naming the keys that do not fit together. `scale`: the magnification of every generator."""
+    _check_lists(config)
     _check_methods(config)
     _check_sizes(config, scale)
     _check_held_out(config)
@@ -23,7 +31,7 @@ def _check_held_out(config: "Config") -> None:
     """Validation images are cut from data.hr and choose the best weights: a test set must not be among them."""
     for key, trained in (("data.hr", config.data.hr), ("rank_dataset.hr", config.rank_dataset.hr)):
         for test_set in config.test_sets:
-            if trained and (shared := _photographs(trained) & _photographs(test_set.hr)):
+            if trained and (shared := _shared(_photographs(trained), _photographs(test_set.hr))):
                 raise ValueError(
                     f"{key} and the test set {test_set.name} share {', '.join(sorted(shared))}: nothing that is "
                     "trained or validated on may be tested on; take other photographs for one of them"
@@ -31,9 +39,35 @@ def _check_held_out(config: "Config") -> None:
 
 
 def _photographs(source: str) -> set[str]:
-    """What can be told apart without looking: the names of the wheel's photographs, or the folder."""
-    wheel, separator, names = source.partition("skimage:")
-    return set(names.split(",")) if separator and not wheel else {source.rstrip("/")}
+    """What can be told apart without listing: the names of the wheel's photographs, or where a folder or file is."""
+    if source.startswith("skimage:"):
+        return set(source.removeprefix("skimage:").split(","))
+    scheme, separator, rest = source.partition("://")
+    if separator:
+        return {f"{scheme}://{os.path.normpath(rest)}"}
+    return {os.path.realpath(os.path.expanduser(source))}
+
+
+def _shared(one: set[str], other: set[str]) -> set[str]:
+    """Places of either that are, or lie in, one of the other's."""
+    return {a for a in one for b in other if _lies_in(a, b)} | {b for a in one for b in other if _lies_in(b, a)}
+
+
+def _lies_in(place: str, folder: str) -> bool:
+    return place == folder or place.startswith(folder.rstrip("/") + "/")
+
+
+def _check_lists(config: "Config") -> None:
+    lists: dict[str, Sequence[str]] = {
+        "test_sets": [test_set.name for test_set in config.test_sets],
+        "scoring.metrics": config.scoring.metrics,
+        "evaluation.methods": config.evaluation.methods,
+    }
+    for key, names in lists.items():
+        if not names:
+            raise ValueError(f"{key} is empty: name at least one")
+        if repeated := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"{key} names {repeated} twice: remove one, or give them different names")
 
 
 def _check_methods(config: "Config") -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ranksr import evaluate, metrics, report, storage
-from ranksr.config import Config, Method, UserError
+from ranksr.config import Config, Method
 from ranksr.data import patches as patch_job
 from ranksr.data import rank_dataset as rank_job
 from ranksr.data import sources, statistics
@@ -25,7 +25,7 @@ from ranksr.data.upscale import UpscaleActors
 from ranksr.models import build_features
 from ranksr.runs import Run, Stage
 from ranksr.train import launch
-from ranksr.train.loop import Place
+from ranksr.train.journal import Place, read_metrics
 
 log = logging.getLogger(__name__)
 
@@ -306,7 +306,7 @@ def tell(context: Context) -> report.Story:
     """Gather what the report shows from the stages of a finished run."""
     stages = plan(context)
     evaluated = stages[-1]
-    curves = {stage.name: storage.read_jsonl(stage.path("metrics.jsonl")) for stage in stages}
+    curves = {stage.name: read_metrics(stage.path("metrics.jsonl")) for stage in stages}
     ranked = next((stage for stage in stages if stage.name == "rank_dataset" and stage.done), None)
     scores = statistics.read_scores(ranked, context.config.ranker) if ranked else None
     judged = [stage.path("ranker_scores.parquet") for stage in stages if stage.name == "ranker" and stage.done]
@@ -367,17 +367,3 @@ def fetch_published(config: Config, stages: list[str]) -> None:
     trained = [config.methods[name] for name in stages if name in config.methods]
     if config.perceptual.weights == "published" and any(method.weights.perceptual for method in trained):
         build_features(config.perceptual)
-
-
-def require_known(config: Config) -> None:
-    """Check what the config alone cannot: that its metrics exist and have the models they need."""
-    for name in (*config.scoring.metrics, config.ranker.metric):
-        metrics.metric_info(name)
-        if name in ("ma", "pi") and config.scoring.ma_model is None:
-            raise UserError(f"metric {name!r} needs scoring.ma_model: published, fit, or a file")
-    patch_px, needed = config.rank_dataset.patch_px, metrics.smallest_niqe_px(config.scoring.profile)
-    if config.ranker.metric in ("niqe", "pi") and patch_px < needed:
-        raise UserError(
-            f"rank_dataset.patch_px={patch_px} is too small for ranker.metric={config.ranker.metric}: "
-            f"NIQE needs {needed} px under the profile {config.scoring.profile}"
-        )

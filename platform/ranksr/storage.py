@@ -10,6 +10,7 @@ import functools
 import hashlib
 import io
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator
@@ -151,11 +152,37 @@ def read_json(path: str) -> Any:
 
 
 def write_json(path: str, value: Any) -> None:
-    write_bytes(path, (json.dumps(value, indent=2, sort_keys=False) + "\n").encode())
+    """Write JSON that every reader takes; see `to_json`."""
+    write_bytes(path, (to_json(value, indent=2) + "\n").encode())
 
 
 def write_jsonl(path: str, rows: list[dict[str, Any]]) -> None:
-    write_bytes(path, b"".join(json.dumps(row).encode() + b"\n" for row in rows))
+    """Write one JSON object a line; see `to_json`."""
+    write_bytes(path, b"".join(to_json(row).encode() + b"\n" for row in rows))
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """JSON without the literals that only Python reads: NaN is null, an infinity the string "Infinity"."""
+    return json.dumps(_strict(value), indent=indent, allow_nan=False)
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _strict(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
+
+
+def as_numbers(value: Any) -> Any:
+    """The numbers of a tree that `to_json` wrote and that holds nothing but numbers and keys."""
+    if isinstance(value, dict):
+        return {key: as_numbers(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [as_numbers(each) for each in value]
+    return math.nan if value is None else float(value) if isinstance(value, str) else value
 
 
 def read_jsonl(path: str) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The loop: resumes exactly, keeps the best, stops before a broken step."""
 
+import json
 import pathlib
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from ranksr import checkpoints, storage
 from ranksr.config import Compute, Training
 from ranksr.data.feed import prefetch
-from ranksr.train import loop
+from ranksr.train import journal, loop
 from ranksr.train.world import World
 
 TRAINING = Training(
@@ -108,11 +109,6 @@ def test_the_best_weights_are_taken_when_the_config_says_so(tmp_path: pathlib.Pa
     assert kept["about"]["step"] < 6
 
 
-def test_the_best_of_a_metric_that_is_not_validated_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(ValueError, match="best_metric=niqe is not validated; choose from psnr"):
-        run(tmp_path, Line(), TRAINING.model_copy(update={"checkpoint": "best", "best_metric": "niqe"}))
-
-
 def test_a_term_that_is_not_finite_is_named_before_the_step() -> None:
     terms = {"pixel": torch.tensor(1.0), "adversarial": torch.tensor(float("nan"))}
     with pytest.raises(loop.NonFiniteLossError, match="adversarial is not finite at step 8"):
@@ -142,3 +138,72 @@ def test_the_event_file_reads_back_with_one_value_a_step(tmp_path: pathlib.Path)
         events.PluginTagToContent("hparams")["_hparams_/session_start_info"]
     ).session_start_info.hparams
     assert hparams["train.steps"].number_value == 6
+
+
+def test_best_weights_are_those_of_the_run_that_the_checkpoint_belongs_to(tmp_path: pathlib.Path) -> None:
+    """Killed between a validation and the next checkpoint, and resumed on another path: the lost best is forgotten."""
+    training = TRAINING.model_copy(update={"checkpoint": "best", "best_metric": "psnr", "validate_every_steps": 1})
+    whole, resumed = Line(), Line()
+    run(tmp_path / "whole", whole, training)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Line(dies_at=3), training)
+    found = checkpoints.Checkpoints(str(tmp_path / "killed" / "line" / "checkpoints"), keep=2)
+    assert found.steps() == [2]
+    lost = found.best_path(3)  # validated after the checkpoint, and better than all before
+    assert storage.exists(lost)
+    checkpoints.write(lost, {"weights": {}, "about": {"step": 3, "validation": {}}})
+    for path in (tmp_path / "killed" / "line" / "checkpoints").glob("best_*"):
+        state = checkpoints.read(str(path))
+        state["about"]["from"] = "the killed run"
+        checkpoints.write(str(path), state)
+    run(tmp_path / "killed", resumed, training)
+    kept, expected = (checkpoints.read(str(tmp_path / name / "line" / "weights.pt")) for name in ("killed", "whole"))
+    assert kept["about"] == expected["about"]
+    assert all(torch.equal(kept["weights"][name], weight) for name, weight in expected["weights"].items())
+    assert [path.name for path in (tmp_path / "killed").rglob("best_*")] == [f"best_{kept['about']['step']:08d}.pt"]
+
+
+def curves(folder: pathlib.Path) -> dict[str, list[int]]:
+    """Steps of every scalar that TensorBoard shows of a run, and of its pictures."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    found = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return found | {tag: [event.step for event in events.Images(tag)] for tag in events.Tags()["images"]}
+
+
+@pytest.mark.parametrize("dies_at", [1, 3, 5])
+def test_curves_do_not_double_back_after_a_kill_whether_or_not_there_was_a_checkpoint(
+    tmp_path: pathlib.Path, dies_at: int
+) -> None:
+    training = TRAINING.model_copy(update={"validate_every_steps": 1})
+    run(tmp_path / "whole", Line(), training)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Line(dies_at=dies_at), training)
+    assert curves(tmp_path / "killed")["val/psnr"] == list(range(1, dies_at + 1))
+    run(tmp_path / "killed", Line(), training)
+    assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
+
+
+def test_a_validation_without_a_score_is_strict_json_with_a_reason(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Line, "validate", lambda _: {"niqe": float("nan"), "psnr": float("inf")})
+    run(tmp_path, Line())
+
+    def refuse(literal: str) -> None:
+        raise AssertionError(f"{literal} is no JSON")
+
+    path = tmp_path / "line" / "metrics.jsonl"
+    rows = [json.loads(line, parse_constant=refuse) for line in path.read_text().splitlines()]
+    (last,) = (row for row in rows if row["split"] == "val" and row["step"] == 6)
+    assert last == {
+        "step": 6,
+        "split": "val",
+        "niqe": None,
+        "psnr": "Infinity",
+        "reasons": {"niqe": "nothing has a score", "psnr": "infinite"},
+    }
+    (again,) = (row for row in journal.read_metrics(str(path)) if row["split"] == "val" and row["step"] == 6)
+    assert np.isnan(again["niqe"])
+    assert again["psnr"] == float("inf")

@@ -11,8 +11,9 @@ import tensorboardX.summary
 
 from ranksr import storage
 from ranksr.ablation.study import Study, Trial, varied
+from ranksr.metrics import mean_score
 from ranksr.runs import Run, Stage
-from ranksr.train.journal import LAYOUT
+from ranksr.train.journal import ABOUT, LAYOUT, read_metrics
 
 Row = dict[str, Any]
 
@@ -59,7 +60,7 @@ def write_results(
 def _row(run: Run, study: Study, trial: Trial, stages: list[Stage], error: str | None, stopped: dict[str, Row]) -> Row:
     by_name = {stage.name: stage for stage in stages}
     training = by_name[study.method]
-    seen = [row for row in storage.read_jsonl(training.path("metrics.jsonl")) if row["split"] == "val"]
+    seen = [row for row in read_metrics(training.path("metrics.jsonl")) if row["split"] == "val"]
     if stages[-1].done:
         state = "done"
     elif training.fingerprint in stopped and trial.name != study.base:  # it may have become the base since
@@ -76,7 +77,7 @@ def _row(run: Run, study: Study, trial: Trial, stages: list[Stage], error: str |
         "error": error,
         "step": last.get("step"),
         "steps": trial.config.methods[study.method].train.steps,
-        "validation": {key: value for key, value in last.items() if key not in ("step", "split")},
+        "validation": {key: value for key, value in last.items() if key not in ABOUT},
         "stages": {stage.name: stage.folder.removeprefix(run.root).strip("/") for stage in stages},
         "ranker": ranker.results.get("every_validation_location") if ranker else None,
         "seconds": sum(stage.results.get("seconds") or 0 for stage in stages if run.trials.root in stage.folder),
@@ -119,9 +120,9 @@ def write_tensorboard(run: Run, name: str, study: Study, trials: Sequence[Trial]
             storage.delete(storage.join(folder, path))  # an earlier start's
         with tensorboardX.SummaryWriter(folder) as board:
             board.add_custom_scalars(LAYOUT)
-            for value in storage.read_jsonl(run.path(row["stages"][study.method], "metrics.jsonl")):
+            for value in read_metrics(run.path(row["stages"][study.method], "metrics.jsonl")):
                 if value["split"] == "val":
-                    for tag in (tag for tag in value if tag not in ("step", "split") and math.isfinite(value[tag])):
+                    for tag in (tag for tag in value if tag not in ABOUT and not math.isnan(value[tag])):
                         board.add_scalar(f"val/{tag}", value[tag], value["step"])
             settings = {key: _shown(value) for key, value in row["settings"].items()}
             for summary in tensorboardX.summary.hparams({**settings, "seed": trial.seed}, dict.fromkeys(metrics, 0)):
@@ -136,11 +137,9 @@ def _shown(value: Any) -> bool | int | float | str:
 
 def _mean_scores(table: pa.Table) -> dict[tuple[str, int], dict[str, float]]:
     """(trial, seed) -> `final/<test set>/<metric>` -> mean over the images that have a score."""
-    table = table.filter(pyarrow.compute.is_finite(table["value"]))
-    keys = ["trial", "seed", "test_set", "metric"]
-    found: dict[tuple[str, int], dict[str, float]] = {}
-    for row in table.group_by(keys, use_threads=False).aggregate([("value", "mean")]).to_pylist():
-        found.setdefault((row["trial"], row["seed"]), {})[f"final/{row['test_set']}/{row['metric']}"] = row[
-            "value_mean"
-        ]
-    return found
+    values: dict[tuple[str, int], dict[str, list[float]]] = {}
+    for row in table.to_pylist():
+        of_trial = values.setdefault((row["trial"], row["seed"]), {})
+        of_trial.setdefault(f"final/{row['test_set']}/{row['metric']}", []).append(row["value"])
+    means = {key: {tag: mean_score(each) for tag, each in tags.items()} for key, tags in values.items()}
+    return {key: {tag: mean for tag, (mean, count) in tags.items() if count} for key, tags in means.items()}

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import pathlib
 import re
 from typing import Annotated, Any, Literal, Self
@@ -11,15 +12,16 @@ import pydantic
 import ray.tune
 
 from ranksr import config_files, storage
-from ranksr.config import Config, Section, UserError
-from ranksr.pipeline import require_known
+from ranksr.config import Config, FileName, Section, Seed, UserError
+from ranksr.preflight import require_known, require_niqe_of_validation
 
-Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+log = logging.getLogger(__name__)
+
 Distribution = Literal["choice", "uniform", "quniform", "loguniform", "qloguniform", "randint", "lograndint"]
 
 
 class Listed(Section):
-    name: Name
+    name: FileName
     overrides: tuple[str, ...] = ()
     """`key.path=value`, what this trial changes."""
 
@@ -28,7 +30,8 @@ class Search(Section):
     """Random search: each trial draws a value for every key, the same ones whenever the file is read."""
 
     num_trials: Annotated[int, pydantic.Field(gt=0)]
-    seed: int = 0
+    """How many are drawn; of those that draw the same values one remains."""
+    seed: Seed = 0
     space: dict[str, dict[Distribution, Any]]
     """Key to one distribution of Ray Tune and its arguments, e.g. {loguniform: [0.003, 0.3]}, {choice: [1, 2]}."""
 
@@ -57,7 +60,7 @@ class Study(Section):
     """The base trial, which early stopping spares; null: the first."""
     common: tuple[str, ...] = ()
     """Overrides of every trial. The evaluation of `method` alone need not be named."""
-    seeds: tuple[int, ...] | None = None
+    seeds: Annotated[tuple[Seed, ...], pydantic.Field(min_length=1)] | None = None
     """Of the trainings of the Ranker and of `method`: every trial runs with each. null: the run's own."""
     trials: tuple[Listed, ...] = ()
     grid: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
@@ -67,6 +70,8 @@ class Study(Section):
 
     @pydantic.model_validator(mode="after")
     def _trials_are_told_apart(self) -> Self:
+        if self.seeds and len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} names one twice: remove it")
         names = [trial.name for trial in self.listed()]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"trials need different names, at least one: {', '.join(names) or 'there is none'}")
@@ -110,7 +115,11 @@ def load_studies(path: str | pathlib.Path) -> dict[str, Study]:
     path = pathlib.Path(path)
     tree = config_files.read_yaml(path)
     if "studies" not in tree:
-        return {path.stem: config_files.checked(Study, tree, str(path))}
+        study = config_files.checked(Study, tree, str(path))
+        if study.search and (remaining := len(_draws(study.search))) < study.search.num_trials:
+            drawn = study.search.num_trials
+            log.info("%s: of %d draws %d repeat others: %d trials remain", path, drawn, drawn - remaining, remaining)
+        return {path.stem: study}
     if set(tree) != {"about", "studies"} or not isinstance(tree["studies"], list):
         raise UserError(f"{path}: beside `studies:`, a list of files, it holds `about:` only, not {', '.join(tree)}")
     return {name: study for entry in tree["studies"] for name, study in load_studies(path.parent / entry).items()}
@@ -134,10 +143,22 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
                 try:
                     changed = config.with_overrides([*given, *seeded])
                     require_known(changed)
+                    require_evaluated(study.method, changed)
+                    if study.early_stopping:
+                        require_niqe_of_validation(changed, "early_stopping.metric", study.early_stopping.metric)
                 except UserError as error:
                     raise UserError(f"ablation {name}, trial {listed.name}: {error}") from error
                 prepared.append(Trial(name, listed.name, seed, [*given, *seeded], changed))
     return prepared
+
+
+def require_evaluated(method: str, config: Config) -> None:
+    """Raise UserError where a trial's config does not evaluate the method that its study compares."""
+    if method not in config.evaluation.methods:
+        raise UserError(
+            f"evaluation.methods={', '.join(config.evaluation.methods)} leaves out {method}, whose scores the trials "
+            "are compared by: add it, or leave evaluation.methods out of the ablation"
+        )
 
 
 def varied(trials: list[Trial]) -> dict[str, dict[str, Any]]:
@@ -172,12 +193,14 @@ def _draws(search: Search | None) -> list[dict[str, Any]]:
     if search is None:
         return []
     domains = {key: _domain(key, distribution) for key, distribution in search.space.items()}
-    draws = []
+    draws: list[dict[str, Any]] = []
     for number in range(search.num_trials):
         rng = np.random.default_rng([search.seed, number])
         values = {key: domain.sample(random_state=rng) for key, domain in domains.items()}
         # Three digits say where a value lies, and can be read in a trial's name.
-        draws.append({key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in values.items()})
+        draw = {key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in values.items()}
+        if draw not in draws:
+            draws.append(draw)
     return draws
 
 

@@ -25,6 +25,7 @@ from ranksr.ablation.schedule import Cost, Plans, Wave, cost, next_wave, plan_tr
 from ranksr.ablation.study import EarlyStopping, Study, Trial, prepare
 from ranksr.config import Config
 from ranksr.runs import Run, Stage
+from ranksr.train.journal import read_metrics
 from ranksr.train.launch import STOP_FILE, on_sigterm
 from ranksr.train.loop import StopRequested
 
@@ -153,7 +154,7 @@ def _finished_curves(name: str, study: Study, context: pipeline.Context) -> dict
     """What the trainings of earlier starts reached, as far as they are over."""
     entry = storage.read_json(context.run.path("ablation", name, "results.json"))
     over = [row["stages"][study.method] for row in entry["trials"] if row["state"] in ("done", "stopped")]
-    return {stage: storage.read_jsonl(context.run.path(stage, "metrics.jsonl")) for stage in over}
+    return {stage: read_metrics(context.run.path(stage, "metrics.jsonl")) for stage in over}
 
 
 @dataclasses.dataclass(frozen=True)

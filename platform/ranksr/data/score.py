@@ -21,8 +21,11 @@ class Judge:
         self, pictures: Sequence[np.ndarray], names: Sequence[str], references: Sequence[np.ndarray] | None = None
     ) -> list[dict[str, metrics.Score]]:
         """Scores of uint8 HWC RGB images by metric name, many at once; a bad image has NaN and a reason."""
-        models = metrics.load_models(self.niqe_model, self.ma_model)  # cached: once per process
-        return metrics.score_batch(pictures, names, models, self.profile, references)
+        return metrics.score_batch(pictures, names, self.load(), self.profile, references)
+
+    def load(self) -> metrics.Models:
+        """The models, loaded once per process. Raises UserError for a file that is no model."""
+        return metrics.load_models(self.niqe_model, self.ma_model)
 
 
 def raw_metrics(config: Config) -> tuple[str, ...]:

@@ -32,7 +32,10 @@ def list_photos(source: str) -> list[Photo]:
     """Every image file of a source, sorted by path, links that lead nowhere included: what cannot be read is for the
     reader to reject by name. Raises UserError where there is none."""
     if source.startswith(WHEEL):
-        return [Photo(name, f"{WHEEL}{name}") for name in sorted(source.removeprefix(WHEEL).split(","))]
+        names = sorted(source.removeprefix(WHEEL).split(","))
+        for name in names:
+            _wheel_file(name)
+        return [Photo(name, f"{WHEEL}{name}") for name in names]
     if not storage.exists(source):
         raise UserError(
             f"{storage.absolute(source)} does not exist; give the folder of your photographs, e.g. data.hr=/data/DIV2K"
@@ -99,10 +102,8 @@ def _some(names: list[str]) -> str:
 
 def source_digest(source: str) -> str:
     """Identity of a source's content: file names and sizes, not the folder's own name."""
-    if source.startswith(WHEEL):
-        return storage.digest_of(sorted(source.split(",")))
     list_photos(source)  # says what is wrong with the source, if anything
-    return storage.digest(source)
+    return storage.digest_of(sorted(source.split(","))) if source.startswith(WHEEL) else storage.digest(source)
 
 
 def read_photo(path: str) -> np.ndarray:

@@ -17,7 +17,7 @@ from ranksr.metrics.niqe import (
 from ranksr.metrics.profiles import PROFILES, to_gray
 from ranksr.metrics.psnr import psnr, ssim
 from ranksr.metrics.scorer import Models, load_models, ma, niqe, pi, score, score_batch
-from ranksr.metrics.scores import Score
+from ranksr.metrics.scores import Score, mean_score
 from ranksr.metrics.table import METRICS, Metric, as_lower_better, metric_info
 
 __all__ = [
@@ -34,6 +34,7 @@ __all__ = [
     "load_models",
     "load_niqe_model",
     "ma",
+    "mean_score",
     "metric_info",
     "niqe",
     "niqe_score",

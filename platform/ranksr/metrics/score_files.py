@@ -23,7 +23,7 @@ from ranksr.config import UserError
 from ranksr.images import SUFFIXES, decode_photograph
 from ranksr.metrics.profiles import PROFILES
 from ranksr.metrics.scorer import Models, load_models, score_batch
-from ranksr.metrics.scores import FITTED, Score, unscorable
+from ranksr.metrics.scores import FITTED, Score, mean_score, unscorable
 from ranksr.metrics.table import PYIQA, metric_info
 
 MAX_CHUNK = 16
@@ -234,13 +234,10 @@ def format_table(rows: Sequence[Row], request: Request, note: str | None) -> str
     """A table for people: one line an image, the mean of what has a score, and of how many where some have none."""
     lines = [["image", *request.metrics]]
     lines += [[row.image, *(_number(row.scores[name].value) for name in request.metrics)] for row in rows]
-    scored = {
-        name: [row.scores[name].value for row in rows if not math.isnan(row.scores[name].value)]
-        for name in request.metrics
-    }
-    lines.append(["mean", *(_number(sum(values) / len(values)) if values else "-" for values in scored.values())])
-    if any(len(values) < len(rows) for values in scored.values()):
-        lines.append([f"scored of {len(rows)}", *(str(len(values)) for values in scored.values())])
+    means = [mean_score(row.scores[name].value for row in rows) for name in request.metrics]
+    lines.append(["mean", *(_number(mean) for mean, _ in means)])
+    if any(count < len(rows) for _, count in means):
+        lines.append([f"scored of {len(rows)}", *(str(count) for _, count in means)])
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     head, *body = ("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines)
     rule = "-" * len(head)

@@ -1,6 +1,7 @@
 """A score, and why an image has none."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -18,6 +19,15 @@ class Score(NamedTuple):
 
 def unscorable(reason: str) -> Score:
     return Score(math.nan, reason)
+
+
+def mean_score(values: Iterable[float | None]) -> tuple[float, int]:
+    """Mean of the values that are scores, and their number; (NaN, 0) where there is none.
+
+    NaN and None are no score. An infinite PSNR, of an image that equals its reference, is one: the mean is infinite.
+    """
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return (math.fsum(known) / len(known) if known else math.nan), len(known)
 
 
 def why_unscorable(image: np.ndarray) -> str | None:

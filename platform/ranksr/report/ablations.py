@@ -7,6 +7,7 @@ from typing import Any
 from ranksr import storage
 from ranksr.config import Config
 from ranksr.report.intervals import Scores
+from ranksr.train.journal import read_metrics
 
 AllScores = dict[tuple[str, str], Scores]
 """By test set and metric."""
@@ -107,8 +108,9 @@ def read_ablation(run_root: str, name: str) -> Ablation:
 
 def _seeded(run_root: str, method: str, entry: dict[str, Any]) -> Seeded:
     folder = entry["stages"].get(method)
-    rows = storage.read_jsonl(storage.join(run_root, folder, "metrics.jsonl")) if folder else []
+    rows = read_metrics(storage.join(run_root, folder, "metrics.jsonl")) if folder else []
     names = {field.name for field in dataclasses.fields(Seeded)} - {"curve"}
+    entry = {**entry, **{name: entry[name] and storage.as_numbers(entry[name]) for name in ("validation", "ranker")}}
     return Seeded(**{name: entry[name] for name in names}, curve=[row for row in rows if row["split"] == "val"])
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 from scipy import special
 
+from ranksr.metrics import mean_score
+
 CONFIDENCE = 0.95
 
 Scores = Mapping[int, Mapping[str, float]]
@@ -52,13 +54,12 @@ class Difference:
 def interval(values: Iterable[float]) -> Interval:
     """Mean and its interval, NaN left out."""
     known = np.array([value for value in values if not math.isnan(value)])
-    if not len(known):
-        return Interval(math.nan, math.nan, 0)
+    mean, count = mean_score(known)
     half_width = math.nan
-    if len(known) > 1 and np.isfinite(known).all():
-        quantile = special.stdtrit(len(known) - 1, (1 + CONFIDENCE) / 2)
-        half_width = float(quantile * known.std(ddof=1) / math.sqrt(len(known)))
-    return Interval(float(known.mean()), half_width, len(known))
+    if count > 1 and np.isfinite(known).all():
+        quantile = special.stdtrit(count - 1, (1 + CONFIDENCE) / 2)
+        half_width = float(quantile * known.std(ddof=1) / math.sqrt(count))
+    return Interval(mean, half_width, count)
 
 
 def over_seeds(scores: Scores) -> Interval:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ranksr.config import Scoring
-from ranksr.metrics import metric_info
+from ranksr.metrics import mean_score, metric_info
 from ranksr.report import paper
 from ranksr.report.story import Story
 
@@ -128,7 +128,7 @@ def results(story: Story) -> Results:
 
 def _column_cells(methods: Sequence[str], column: Column, found: CellScores, num_images: int) -> list[Cell]:
     scores = [found.get((method, column.test_set, column.metric), []) for method in methods]
-    means = [math.fsum(values) / len(values) if values else math.nan for values in scores]
+    means = [mean_score(values)[0] for values in scores]
     # HR is what the others are measured against, and a mean over fewer images is no rival of one over all.
     most = max(map(len, scores))
     rival = [name != "hr" and len(values) == most for name, values in zip(methods, scores, strict=True)]
@@ -141,7 +141,7 @@ def _column_cells(methods: Sequence[str], column: Column, found: CellScores, num
 
 def best_of(metric: str, means: list[float]) -> list[bool]:
     """Which of these print as the best: equal digits are equally good. None, when fewer than two can be compared."""
-    known = [mean for mean in means if math.isfinite(mean)]
+    known = [mean for mean in means if not math.isnan(mean)]
     if len(known) < 2:
         return [False] * len(means)
     best = number(min(known) if metric_info(metric).lower_is_better else max(known))

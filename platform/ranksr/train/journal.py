@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 LAYOUT = {"Figure 6": {"NIQE": ["Multiline", ["val/niqe"]], "PSNR": ["Multiline", ["val/psnr"]]}}
 PICTURE = "val/lr_bicubic_sr_hr"
+ABOUT = ("step", "split")
+"""Keys of a row of metrics.jsonl that are no metrics."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,16 +41,43 @@ class Place:
     """What TensorBoard lists as hyper-parameters, the same keys for the same things in every run."""
 
 
+def read_metrics(path: str) -> list[dict[str, Any]]:
+    """Rows of a metrics.jsonl: {"step": int, "split": "train" | "val", NAME: float}; empty when there is no file."""
+    rows = storage.read_jsonl(path)
+    return [
+        {key: value if key in ABOUT else storage.as_numbers(value) for key, value in row.items() if key != "reasons"}
+        for row in rows
+    ]
+
+
+def write_metrics(path: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Write a metrics.jsonl; where JSON has no number for a value, `reasons` says why."""
+    storage.write_jsonl(path, [row | _reasons(row) for row in rows])
+
+
+def _reasons(row: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    values = {name: value for name, value in row.items() if name not in ABOUT and not math.isfinite(value)}
+    said = {name: "nothing has a score" if math.isnan(value) else "infinite" for name, value in values.items()}
+    return {"reasons": said} if said else {}
+
+
 class Journal:
     """metrics.jsonl and TensorBoard of one stage, written by the first worker.
 
-    Rows after the step that a run resumes from are dropped, so that each step appears once.
+    What an earlier start wrote after the step that this one resumes from is dropped, so that each step appears once.
     """
 
     def __init__(self, place: Place, start_step: int) -> None:
         self._path, self._settings = storage.join(place.folder, "metrics.jsonl"), place.settings
-        self.rows = [row for row in storage.read_jsonl(self._path) if row["step"] <= start_step]
-        self._board = tensorboardX.SummaryWriter(place.tensorboard, purge_step=start_step + 1 if start_step else None)
+        self.rows = [row for row in read_metrics(self._path) if row["step"] <= start_step]
+        if not start_step:  # killed before its first checkpoint: TensorBoard would draw that start's curves too
+            for name, _ in storage.list_files(place.tensorboard):
+                storage.delete(storage.join(place.tensorboard, name))
+        self._board = tensorboardX.SummaryWriter(
+            place.tensorboard,
+            purge_step=start_step + 1 if start_step else None,
+            filename_suffix=f".{start_step}",  # two starts in one second would write into one file
+        )
         self._board.add_custom_scalars(LAYOUT)
         self._described = False
 
@@ -60,9 +89,9 @@ class Journal:
             self._describe(values)
 
     def show(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """Scalars in TensorBoard alone, tagged `group/name`."""
+        """Scalars in TensorBoard alone, tagged `group/name`; NaN, which is no score, is left out."""
         for name, value in values.items():
-            if math.isfinite(value):
+            if not math.isnan(value):
                 self._board.add_scalar(f"{group}/{name}", value, step)
 
     def picture(self, step: int, image: np.ndarray) -> None:
@@ -79,7 +108,7 @@ class Journal:
         self._described = True
 
     def save(self) -> None:
-        storage.write_jsonl(self._path, self.rows)
+        write_metrics(self._path, self.rows)
         self._board.flush()
 
     def close(self) -> None:

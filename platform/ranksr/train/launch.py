@@ -61,6 +61,7 @@ class SRJob:
     def build(self, world: World, copy: LocalCopy) -> tuple[Learner, Callable[[range], Batch]]:
         """The learner and the feed of one worker."""
         config, method = self.config, self.config.methods[self.method]
+        self.judge.load()  # what is wrong with a model is said now, on every worker
         held_out = SubImages(copy.read(self.patches, "val"))
         chosen = evenly(len(held_out), config.validation.num_patches)[world.worker_rank :: world.num_workers]
         learner = SRLearner(
@@ -176,6 +177,8 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
         when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
         log.warning("%s: stopped by SIGTERM %s; the same command continues", place.name, when)
         raise SystemExit(128 + signal.SIGTERM)
+    if "mistake" in results:
+        raise UserError(f"{place.name}: {results['mistake']}")
     if "stopped" in results:
         raise StopRequested(results["stopped"])
     return {**results, "num_workers": compute.num_workers}
@@ -239,9 +242,14 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     copy = LocalCopy(place.folder, arguments["start"])
     try:
         learner, draw = job.build(world, copy)
-        world.barrier()
-    finally:
-        copy.remove()
+        mistake = None
+    except UserError as error:
+        mistake = str(error)
+    # All workers hear of it: one that ended alone would leave the others waiting for it.
+    mistakes = [each for each in world.gather([mistake]) if each]
+    copy.remove()
+    if mistakes:
+        return {"mistake": mistakes[0]}
 
     def batches(steps: range) -> Iterator[Batch]:
         take = functools.partial(
@@ -253,6 +261,8 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
         stop = _watch(storage.join(place.folder, STOP_FILE)).is_set if world.is_first else lambda: False
         validation = fit(learner, batches, job.training, place, world, ray.train.report, stop)
         return {**validation, **job.conclude(learner, place, world)}
+    except UserError as error:
+        return {"mistake": str(error)}
     except NonFiniteLossError as error:
         # Starting again from the checkpoint would only meet it again: end as a result, not as a failure.
         return {"error": str(error)}

@@ -18,8 +18,13 @@ from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
 
-HIGHER_IS_BETTER = ("srocc", "pair_accuracy")
-"""What a Ranker is validated by; the directions of image metrics are in METRICS."""
+RANKER_VALIDATION = {"srocc": False, "pair_accuracy": False, "score_distance": True}
+"""What a Ranker is validated by, and whether lower is better (paper Table 5 for the distance of scores)."""
+
+
+def validated_by(training_of_ranker: bool, with_pi: bool) -> tuple[str, ...]:
+    """Names of the metrics of a validation: of a Ranker, or of a generator with or without a Ma model."""
+    return tuple(RANKER_VALIDATION) if training_of_ranker else ("niqe", "psnr", *(["pi"] if with_pi else []))
 
 
 class Learner(Protocol):
@@ -133,17 +138,18 @@ def fit(
             with pace.paused():
                 if last or step % training.validate_every_steps == 0:
                     values = _validate(learner, step, journal, place)
-                    best = keep_best(learner, training, values, step, best, place, world)
+                    best = keep_best(learner, training, values, step, best, checkpoints, world)
                     report({"step": step, **values})
                 stopped = not last and world.any(stop())
                 if journal and (last or stopped or step % compute.checkpoint_every_steps == 0):
                     journal.save()
                     checkpoints.save(step, {"step": step, "best": best, "learner": learner.state()})
+                    checkpoints.forget_best(best["step"] if best else None)
             if stopped:
                 raise StopRequested(step)
         if journal is None:
             return {}
-        _choose(learner, training, step, best, journal.rows, place)
+        _choose(learner, training, step, best, journal.rows, place, checkpoints)
         return {key: value for key, value in journal.rows[-1].items() if key not in ("step", "split")}
 
 
@@ -192,34 +198,52 @@ def _resume(
 
 
 def keep_best(
-    learner: Learner, training: Training, values: dict[str, float], step: int, best: Any, place: Place, world: World
+    learner: Learner,
+    training: Training,
+    values: dict[str, float],
+    step: int,
+    best: Any,
+    checkpoints: Checkpoints,
+    world: World,
 ) -> dict[str, Any] | None:
-    """{"step", "value"} of the best validation so far; its weights are kept when the next stages are to take them."""
-    if training.best_metric is None:
+    """{"step", "value"} of the best validation so far, whose weights are kept for the next stages.
+
+    They are a file of their own for each step, and a checkpoint names the step: so a training that resumes from an
+    earlier state takes that state's best weights, not those of steps that it has lost.
+    """
+    if training.checkpoint == "last":
         return None
-    if training.best_metric not in values:
-        raise ValueError(
-            f"{place.name}: best_metric={training.best_metric} is not validated; choose from {', '.join(values)}"
-        )
+    assert training.best_metric is not None
     value = values[training.best_metric]
-    sign = (
-        -1
-        if training.best_metric in HIGHER_IS_BETTER or not metrics.metric_info(training.best_metric).lower_is_better
-        else 1
-    )
+    sign = 1 if lower_is_better(training.best_metric) else -1
     if math.isnan(value) or (best is not None and sign * value >= sign * best["value"]):
         return best
     if world.is_first:
-        learner.save_weights(storage.join(place.folder, "checkpoints", "best.pt"), {"step": step, "validation": values})
+        learner.save_weights(checkpoints.best_path(step), {"step": step, "validation": values})
     return {"step": step, "value": value}
 
 
+def lower_is_better(validated: str) -> bool:
+    """The direction of what a training is validated by: an image metric, or one of RANKER_VALIDATION."""
+    return (
+        RANKER_VALIDATION[validated]
+        if validated in RANKER_VALIDATION
+        else metrics.metric_info(validated).lower_is_better
+    )
+
+
 def _choose(
-    learner: Learner, training: Training, step: int, best: Any, rows: list[dict[str, Any]], place: Place
+    learner: Learner,
+    training: Training,
+    step: int,
+    best: Any,
+    rows: list[dict[str, Any]],
+    place: Place,
+    checkpoints: Checkpoints,
 ) -> None:
     target = storage.join(place.folder, "weights.pt")
-    if training.checkpoint == "best" and best is not None:
-        storage.write_bytes(target, storage.read_bytes(storage.join(place.folder, "checkpoints", "best.pt")))
+    if best is not None:
+        storage.write_bytes(target, storage.read_bytes(checkpoints.best_path(best["step"])))
         log.info("%s: keeps the weights of step %d, best by %s", place.name, best["step"], training.best_metric)
     else:
         learner.save_weights(target, {"step": step, "validation": rows[-1]})

@@ -11,6 +11,7 @@ from ranksr.data.feed import Batch
 from ranksr.data.labels import Labels
 from ranksr.models import build_ranker
 from ranksr.train.loop import (
+    RANKER_VALIDATION,
     check_finite,
     gradient_norm,
     learning_rate,
@@ -69,7 +70,7 @@ class RankerLearner:
         rows = score_locations(ranker, self.labels, self.locations, self.world.device)
         ranker.train()
         found = summarise(self.world.gather(rows), self.labels.min_gap)
-        return {name: found[name] for name in ("srocc", "pair_accuracy", "score_distance")}
+        return {name: found[name] for name in RANKER_VALIDATION}
 
     def picture(self) -> None:
         return None

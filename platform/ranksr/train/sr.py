@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ranksr import checkpoints, images, losses
+from ranksr import checkpoints, images, losses, metrics
 from ranksr.config import SCALE, Discriminator, Method, Perceptual, RankContent
 from ranksr.data.feed import Batch
 from ranksr.data.score import Judge
@@ -20,6 +20,7 @@ from ranksr.train.loop import (
     make_adam,
     restore_adam,
     set_learning_rate,
+    validated_by,
 )
 from ranksr.train.world import World, unwrap
 
@@ -142,13 +143,11 @@ class SRLearner:
     def validate(self) -> dict[str, float]:
         """Mean NIQE, PSNR and, with a Ma model, PI over the validation sub-images; those without a score are left out
         of the mean."""
-        sums = {"niqe": (0.0, 0), "psnr": (0.0, 0)} | ({"pi": (0.0, 0)} if self.judge.ma_model else {})
+        names = validated_by(training_of_ranker=False, with_pi=self.judge.ma_model is not None)
         pictures = [self._upscale(lr) for lr, _ in self.validation]
-        for scores in self.judge.score(pictures, tuple(sums), [hr for _, hr in self.validation]) if pictures else []:
-            for name, score in scores.items():
-                if score.reason is None:
-                    sums[name] = (sums[name][0] + score.value, sums[name][1] + 1)
-        return self.world.total(sums)
+        scores = self.judge.score(pictures, names, [hr for _, hr in self.validation]) if pictures else []
+        rows = self.world.gather([{name: score.value for name, score in each.items()} for each in scores])
+        return {name: metrics.mean_score(row[name] for row in rows)[0] for name in names}
 
     def _upscale(self, lr: np.ndarray) -> np.ndarray:
         """The SR image, uint8 HWC RGB; in float32 and not compiled, since sizes vary."""

@@ -104,16 +104,6 @@ class World:
         torch.distributed.all_reduce(total)
         return {key: float(value) / self.num_workers for key, value in zip(sorted(values), total, strict=True)}
 
-    def total(self, sums: dict[str, tuple[float, int]]) -> dict[str, float]:
-        """Means over all workers of values that each counted by itself: {key: (sum, count)} to {key: mean}."""
-        flat = {
-            f"{part}/{key}": float(value) for key, pair in sums.items() for part, value in zip("sn", pair, strict=True)
-        }
-        averaged = self.mean(flat)
-        return {
-            key: averaged[f"s/{key}"] / averaged[f"n/{key}"] if averaged[f"n/{key}"] else float("nan") for key in sums
-        }
-
 
 def unwrap(network: nn.Module) -> nn.Module:
     """The network itself, without the wrapper that averages gradients."""

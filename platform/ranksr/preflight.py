@@ -1,0 +1,82 @@
+"""What a config asks of metrics and validations, refused when it is loaded and not after hours of work."""
+
+import logging
+from collections.abc import Iterable
+
+from ranksr import metrics
+from ranksr.config import Config, Training, UserError
+from ranksr.train.loop import validated_by
+
+log = logging.getLogger(__name__)
+
+NEED_NIQE = ("niqe", "pi")
+NEED_MA = ("ma", "pi")
+
+
+def require_known(config: Config) -> None:
+    """Check what the config alone cannot: that its metrics exist, fit their use, and have what they need.
+
+    Raises UserError naming the key, its value and the remedy.
+    """
+    _require_metrics(config, ((f"scoring.metrics={name}", name) for name in config.scoring.metrics))
+    labels = {"ranker.metric": config.ranker.metric}
+    if config.rank_dataset.gap and config.rank_dataset.gap.metric:
+        labels["rank_dataset.gap.metric"] = config.rank_dataset.gap.metric
+    _require_metrics(config, ((f"{key}={name}", name) for key, name in labels.items()))
+    patch_px, needed = config.rank_dataset.patch_px, metrics.smallest_niqe_px(config.scoring.profile)
+    for key, name in labels.items():
+        if metrics.metric_info(name).needs_reference:
+            raise UserError(f"{key}={name} compares with a reference, which a ranked patch has not: use niqe, ma or pi")
+        if name in NEED_NIQE and patch_px < needed:
+            raise UserError(
+                f"rank_dataset.patch_px={patch_px} is too small for {key}={name}: "
+                f"NIQE needs {needed} px under the profile {config.scoring.profile}"
+            )
+    for name, method in config.methods.items():
+        _require_validated(config, f"methods.{name}.train", method.train, of_ranker=False)
+    _require_validated(config, "ranker.train", config.ranker.train, of_ranker=True)
+
+
+def _require_metrics(config: Config, named: Iterable[tuple[str, str]]) -> None:
+    for setting, name in named:
+        try:
+            metrics.metric_info(name)
+        except UserError as error:
+            raise UserError(f"{setting}: {error}") from None
+        if name in NEED_MA and config.scoring.ma_model is None:
+            raise UserError(f"{setting} needs scoring.ma_model: published, fit, or a file")
+
+
+def _require_validated(config: Config, key: str, training: Training, of_ranker: bool) -> None:
+    """The metric that chooses a training's weights must be among those of its validations."""
+    if training.best_metric is None:
+        return
+    known = validated_by(of_ranker, with_pi=config.scoring.ma_model is not None)
+    if training.best_metric not in known:
+        raise UserError(
+            f"{key}.best_metric={training.best_metric} is not validated: choose from {', '.join(known)}"
+            + (", and give scoring.ma_model for pi" if training.best_metric == "pi" else "")
+        )
+    require_niqe_of_validation(config, f"{key}.best_metric", training.best_metric)
+
+
+def require_niqe_of_validation(config: Config, key: str, metric: str) -> None:
+    """Raise UserError where `metric`, of the setting `key`, needs the NIQE of sub-images that are too small for it."""
+    if metric in NEED_NIQE and (lack := _lacks_niqe(config)):
+        raise UserError(f"{key}={metric}: {lack}, or choose psnr")
+
+
+def warn(config: Config) -> None:
+    """Say what the validations of this config will not have."""
+    if lack := _lacks_niqe(config):
+        log.warning("validations will have no NIQE: %s", lack)
+
+
+def _lacks_niqe(config: Config) -> str | None:
+    size, needed = config.data.sub_image_px, metrics.smallest_niqe_px(config.scoring.profile)
+    if size >= needed:
+        return None
+    return (
+        f"data.sub_image_px={size} is too small for it under the profile {config.scoring.profile}; "
+        f"set it to {needed} or more"
+    )
