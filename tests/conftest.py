@@ -21,6 +21,7 @@ os.environ.update(
 )
 os.environ.pop("RAY_ADDRESS", None)
 
+import hypothesis  # noqa: E402
 import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pytest  # noqa: E402
@@ -31,6 +32,8 @@ from ranksr.config import Config, load_config  # noqa: E402
 from ranksr.data import rank_dataset, sources  # noqa: E402
 from ranksr.runs import Run  # noqa: E402
 
+hypothesis.settings.register_profile("ranksr", deadline=None)  # a busy machine is no fault of an example
+hypothesis.settings.load_profile("ranksr")
 torch.set_num_threads(1)  # several threads wait for each other on a busy machine
 SHARED = ROOT.parent / "shared"
 

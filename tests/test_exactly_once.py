@@ -6,6 +6,7 @@ Two kills here; `RANKSR_KILLS=20 python -m pytest tests/test_exactly_once.py` fo
 import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -135,12 +136,15 @@ def undisturbed(
 
 
 @pytest.mark.timeout(120 + 60 * KILLS)
-@pytest.mark.parametrize("seed", range(-(-KILLS // 2)))
-def test_a_driver_killed_at_any_moment_loses_only_what_was_in_flight(
+@pytest.mark.parametrize(
+    ("ending", "seed"), [(signal.SIGINT, 0), *((signal.SIGKILL, seed) for seed in range(-(-KILLS // 2)))]
+)
+def test_a_driver_that_is_interrupted_or_killed_at_any_moment_loses_only_what_was_in_flight(
     root: pathlib.Path,
     arguments: list[str],
     undisturbed: tuple[dict[str, bytes], float],
     tmp_path: pathlib.Path,
+    ending: signal.Signals,
     seed: int,
 ) -> None:
     expected, seconds = undisturbed
@@ -148,7 +152,10 @@ def test_a_driver_killed_at_any_moment_loses_only_what_was_in_flight(
     # The first seed surely falls among the parts; others anywhere, the start and the end included.
     moment = rng.uniform(0, seconds) if seed else None
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen(job(root, arguments, tmp_path / "run"), stdout=log, stderr=log)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        process = subprocess.Popen(
+            job(root, arguments, tmp_path / "run"), stdout=log, stderr=log, start_new_session=True
+        )
         begin = time.monotonic()
         while process.poll() is None:
             if moment is None and len(list((tmp_path / "run").rglob("part-*"))) >= 4:
@@ -156,8 +163,14 @@ def test_a_driver_killed_at_any_moment_loses_only_what_was_in_flight(
             if moment is not None and time.monotonic() - begin > moment:
                 break
             time.sleep(0.02)
-        process.kill()  # a moment past its end is one of the moments
-        process.wait()
+        if process.poll() is None:  # a moment past its end is one of the moments
+            os.killpg(process.pid, ending) if ending == signal.SIGINT else process.kill()
+        code = process.wait(timeout=60)
+    said = (tmp_path / "log").read_text()
+    if ending == signal.SIGINT:
+        assert code == 128 + signal.SIGINT, said[-3000:]
+        assert said.splitlines()[-1] == "ranksr: interrupted; what is finished stays, and the same command continues"
+        assert "Traceback" not in said
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("part-*")}
     assert seed or 4 <= len(before) < NUM_PHOTOGRAPHS
     again = subprocess.run(

@@ -1,4 +1,4 @@
-"""kill -9 of the driver, then the same command: it continues, and builds no finished stage twice."""
+"""Ctrl+C and kill -9 of the driver, then the same command: it continues, and builds no finished stage twice."""
 
 import os
 import pathlib
@@ -46,17 +46,35 @@ def wait_for(done: str, process: subprocess.Popen[bytes], seconds: float = 120) 
         time.sleep(0.05)
 
 
-@pytest.mark.timeout(300)
-def test_a_killed_driver_continues_where_it_was(root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path) -> None:
+@pytest.mark.timeout(400)
+def test_an_interrupted_and_a_killed_driver_continue_where_they_were(
+    root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path
+) -> None:
     run = tmp_path / "run"
     arguments = command(root, tiny, run)
+    # What a shell starts in the background ignores it, and so do its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with (tmp_path / "interrupted.log").open("wb") as log:
+        process = subprocess.Popen(arguments, stdout=log, stderr=log, start_new_session=True)
+        try:
+            wait_for(str(run / "srresnet" / "checkpoints" / "step_00000004.pt"), process)
+        finally:
+            os.killpg(process.pid, signal.SIGINT)  # as a terminal does: Ray's processes get it too
+        assert process.wait(timeout=60) == 128 + signal.SIGINT
+    said = (tmp_path / "interrupted.log").read_text()
+    assert "SIGINT; finishing the step and writing a checkpoint (Ctrl+C again ends at once)" in said
+    assert "Traceback" not in said
+    step = int(said.split("stopped by SIGINT after step ")[1].split(",")[0])
+    assert (run / "srresnet" / "checkpoints" / f"step_{step:08d}.pt").exists()
+    following = run / "srresnet" / "checkpoints" / f"step_{step + 10 - step % 2:08d}.pt"
     with (tmp_path / "first.log").open("wb") as log:
         process = subprocess.Popen(arguments, stdout=log, stderr=log)
         try:
-            wait_for(str(run / "srresnet" / "checkpoints" / "step_00000020.pt"), process)
+            wait_for(str(following), process)
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
+    assert f"srresnet: continues from the checkpoint of step {step}" in (tmp_path / "first.log").read_text()
     finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in ("calibration", "patches")}
     assert not storage.read_json(str(run / "srresnet" / "stage.json"))["done"]
 

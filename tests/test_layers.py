@@ -3,8 +3,12 @@
 import ast
 import pathlib
 import platform
+import re
 
 import pytest
+import ray
+
+from ranksr import cluster
 
 PACKAGE = pathlib.Path(__file__).parents[1] / "platform" / "ranksr"
 
@@ -71,6 +75,23 @@ def test_ray_is_imported_only_where_it_belongs(path: pathlib.Path) -> None:
     if place in RAY or place.split("/")[0] in RAY:
         return
     assert not {name for name in imports(path) if name.split(".")[0] == "ray"}
+
+
+PRIVATE = re.compile(r"ray\.(_|.*\._|core\.generated|autoscaler)")
+"""Names of Ray that it promises nothing about."""
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_undocumented_parts_of_ray_are_used_in_cluster_alone(path: pathlib.Path) -> None:
+    named = imports(path) | {
+        ast.unparse(node) for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)
+    }
+    private = {name for name in named if PRIVATE.match(name)}
+    assert bool(private) == (path.name == "cluster.py"), private
+
+
+def test_the_undocumented_parts_of_ray_were_tried_with_the_installed_version() -> None:
+    assert ".".join(ray.__version__.split(".")[:2]) == cluster.TRIED, cluster.__doc__
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))

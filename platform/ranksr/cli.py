@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import pathlib
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -55,11 +56,15 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 
 def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
-    """Exit code 2 and one line for a user's mistake; a crash keeps its traceback and exits with 1."""
+    """Exit code 2 and one line for a user's mistake, 130 after Ctrl+C; a crash keeps its traceback and exits with 1."""
     progress.log_to_stdout("%(asctime)s %(message)s")
     try:
         with _held:
             return run(parsed)
+    except KeyboardInterrupt:
+        sys.stdout.flush()
+        print("ranksr: interrupted; what is finished stays, and the same command continues", file=sys.stderr)
+        return 128 + signal.SIGINT
     except Exception as error:
         mistake = _user_error(error)
         if mistake is None:

@@ -1,7 +1,12 @@
-"""What a Ray cluster must be before work starts: large enough, or able to grow so, seeing the run, alone in it."""
+"""What a Ray cluster must be before work starts: large enough, or able to grow so, seeing the run, alone in it.
+
+The only file that uses what Ray does not document. TRIED names the version it was tried with: with another one, run
+`pytest tests/test_cluster.py tests/test_ablation_faults.py tests/test_faults.py` and name that.
+"""
 
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterator
 
@@ -11,12 +16,17 @@ import ray.util
 from ray._raylet import GcsClient
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+from ray.train.v2._internal import constants as train_constants
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ranksr import runs, storage
 from ranksr.config import Compute, UserError
 
 log = logging.getLogger(__name__)
 
+TRIED = "2.60"
+"""Version of Ray, up to the minor number."""
 AUTOSCALER_ANSWERS_WITHIN_SECONDS = 60
 """It looks every 5 s; at the start of a cluster it may not be there yet."""
 OWNER_MAY_BE_DYING_SECONDS = 15
@@ -135,3 +145,36 @@ def _can_grow_to(bundles: list[dict[str, float]]) -> bool:
         return True
     finally:
         ray.util.remove_placement_group(group)
+
+
+def remove_orphans() -> int:
+    """Remove the placement groups of Train controllers that died with their trial's process, or node; their number.
+
+    Ray keeps them as long as the job runs, and the trial, started again, would wait for its own CPUs without end.
+    Train's cleaner asks the dashboard who is dead, and there may be none. The GCS knows.
+    """
+    job, found = bytes.fromhex(ray.get_runtime_context().get_job_id()), 0
+    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(entry)
+        orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
+        if orphaned and group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+            found += 1
+    return found
+
+
+@contextlib.contextmanager
+def told_to_train() -> Iterator[None]:
+    """Tell the processes of a training that starts meanwhile which Ray is theirs.
+
+    Train's PlacementGroupCleaner takes its address from RAY_ADDRESS or by looking around, and with a second Ray on the
+    machine it logs a traceback at every look.
+    """
+    train_constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
+    before = os.environ.get("RAY_ADDRESS")
+    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    try:
+        yield
+    finally:
+        os.environ.pop("RAY_ADDRESS")
+        os.environ.update({"RAY_ADDRESS": before} if before else {})

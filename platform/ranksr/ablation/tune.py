@@ -5,7 +5,6 @@ import functools
 import logging
 import math
 import os
-import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -13,11 +12,9 @@ from typing import Any
 import ray
 import ray.data
 import ray.tune
-from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
-from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ranksr import cluster, metrics, pipeline, progress, storage
 from ranksr.ablation import results
@@ -26,7 +23,7 @@ from ranksr.ablation.study import EarlyStopping, Study, Trial, prepare
 from ranksr.config import Config
 from ranksr.runs import Run, Stage
 from ranksr.train.journal import read_metrics
-from ranksr.train.launch import STOP_FILE, on_sigterm
+from ranksr.train.launch import HINT, STOP_FILE, Asked, on_stop_signal
 from ranksr.train.loop import StopRequested
 
 log = logging.getLogger(__name__)
@@ -264,17 +261,14 @@ class _Over:
 
 
 class _Watch(TrialProgressCallback):
-    """Says how far the trials are, in place of Tune's own lines, frees what a dead one held, and ends at a SIGTERM."""
+    """Says how far the trials are, in place of Tune's own lines, frees what a dead one held, and ends when asked to."""
 
     def __init__(self, work: dict[str, _Work], tell: Callable[[str], None]) -> None:
         super().__init__()
         self._over, self._work, self._tell, self._looked = 0, work, tell, 0.0
-        self._sigterm = self._asked = False
-        self._stop_files: list[str] = []
-
-    def end(self) -> None:
-        """What a SIGTERM asks for: `fit` ends by SystemExit once the trainings have written a checkpoint."""
-        self._sigterm = True
+        self.asked = Asked()
+        """By which signal; `fit` then ends by SystemExit once the trainings have written a checkpoint."""
+        self._stop_files: list[str] | None = None
 
     def log_result(self, *_: Any, **__: Any) -> None:
         """Nothing: a training has its own lines."""
@@ -285,38 +279,23 @@ class _Watch(TrialProgressCallback):
         self._tell(trial.config["trial"].split("/")[0])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
-        if self._sigterm:
+        if self.asked.by:
             self._stop([self._work[trial.config["trial"]] for trial in trials if trial.status == TuneTrial.RUNNING])
         if time.monotonic() - self._looked > LOOK_FOR_ORPHANS_SECONDS:
-            _remove_orphans()
+            for _ in range(cluster.remove_orphans()):
+                log.warning("ablation: a trial's process died; the CPUs and GPUs of its workers are free again")
             self._looked = time.monotonic()
 
     def _stop(self, running: list[_Work]) -> None:
         """Ask the trainings to stop, and leave once they have; a data job goes on from its parts."""
-        if not self._asked:
-            self._asked = True
-            log.warning("ablation: SIGTERM; the trainings finish their step and write a checkpoint")
+        assert self.asked.by is not None
+        if self._stop_files is None:
             self._stop_files = [path for work in running for path in work.stop_files()]
             for path in self._stop_files:
                 storage.write_bytes(path, b"")
         if not any(map(storage.exists, self._stop_files)):
-            log.warning("ablation: stopped by SIGTERM; the same command continues")
-            raise SystemExit(128 + signal.SIGTERM)
-
-
-def _remove_orphans() -> None:
-    """Remove the placement groups of Train controllers that died with their trial's process, or node.
-
-    Ray keeps them as long as the job runs, and the trial, started again, would wait for its own CPUs for ever. Train's
-    cleaner asks the dashboard who is dead: in vain without one, or with a second Ray on the machine. The GCS knows.
-    """
-    job = bytes.fromhex(ray.get_runtime_context().get_job_id())
-    for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
-        group = PlacementGroupTableData.FromString(entry)
-        orphaned = group.creator_actor_dead and not ray.ActorID(group.creator_actor_id).is_nil()
-        if orphaned and group.creator_job_id == job and group.state != PlacementGroupTableData.REMOVED:
-            log.warning("ablation: a trial's process died; the CPUs and GPUs of its workers are free again")
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID(group.placement_group_id)))
+            log.warning("ablation: stopped by %s; the same command continues", self.asked.by.name)
+            raise SystemExit(self.asked.exit_code)
 
 
 def _tune(
@@ -353,7 +332,11 @@ def _tune(
             failure_config=ray.tune.FailureConfig(max_failures=context.config.compute.max_failures),
         ),
     )
-    with on_sigterm(watch.end):
+
+    def ask(name: str) -> None:
+        log.warning("ablation: %s; the trainings finish their step and write a checkpoint%s", name, HINT)
+
+    with on_stop_signal(ask) as watch.asked:
         ended = tuner.fit()
     errors = {}
     for result in ended:

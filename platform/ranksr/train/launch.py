@@ -1,5 +1,6 @@
 """Starts a training as Ray Train workers; the only file of `train` that knows Ray."""
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import functools
@@ -140,9 +141,10 @@ def evenly(size: int, count: int) -> list[int]:
 def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict[str, Any]:
     """Run a training to its end on `compute.num_workers` workers; returns its last validation.
 
-    A worker that dies is replaced, and all go on from the last checkpoint, `compute.max_failures` times. SIGTERM: the
-    workers finish their step and write a checkpoint, and this process exits with 143. A STOP_FILE in the stage's folder
-    does the same in a trial of Tune, where this then raises StopRequested; with `tell_tune` Tune sees every validation.
+    A worker that dies is replaced, and all go on from the last checkpoint, `compute.max_failures` times. SIGTERM and
+    SIGINT: the workers finish their step and write a checkpoint, and this process exits with 143 or 130. A STOP_FILE in
+    the stage's folder does the same in a trial of Tune, where this then raises StopRequested; with `tell_tune` Tune
+    sees every validation.
     """
     compute = job.config.compute
     cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
@@ -172,11 +174,11 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
         ),
     )
     with _stopping(place) as asked:
-        results = trainer.fit().return_value
-    if asked.is_set():
+        results = _fit(trainer)
+    if asked.by:
         when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
-        log.warning("%s: stopped by SIGTERM %s; the same command continues", place.name, when)
-        raise SystemExit(128 + signal.SIGTERM)
+        log.warning("%s: stopped by %s %s; the same command continues", place.name, asked.by.name, when)
+        raise SystemExit(asked.exit_code)
     if "mistake" in results:
         raise UserError(f"{place.name}: {results['mistake']}")
     if "stopped" in results:
@@ -184,42 +186,82 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     return {**results, "num_workers": compute.num_workers}
 
 
+def _fit(trainer: TorchTrainer) -> dict[str, Any]:
+    """What the first worker returns. In a thread: in the main one, Train would answer to SIGINT itself, and abort."""
+    found: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
+
+    def run() -> None:
+        try:
+            with cluster.told_to_train():
+                found.set_result(trainer.fit().return_value)
+        except BaseException as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True, name="fit").start()
+    return found.result()
+
+
 @contextlib.contextmanager
-def _stopping(place: Place) -> Iterator[threading.Event]:
-    """Turns SIGTERM into a file that the first worker looks for; gives whether there was one.
+def _stopping(place: Place) -> Iterator["Asked"]:
+    """Turns SIGTERM and SIGINT into a file that the first worker looks for; gives which of them came.
 
     Of a Tune trial, whose own process gets no signals, the driver writes the file; here it is removed at the end.
     """
-    asked, flag = threading.Event(), storage.join(place.folder, STOP_FILE)
+    flag = storage.join(place.folder, STOP_FILE)
 
-    def ask() -> None:
-        asked.set()
-        log.warning("%s: SIGTERM; finishing the step and writing a checkpoint", place.name)
+    def ask(name: str) -> None:
+        log.warning("%s: %s; finishing the step and writing a checkpoint%s", place.name, name, HINT)
         storage.write_bytes(flag, b"")
 
     storage.delete(flag)  # of a driver that was killed while it waited
     try:
-        with on_sigterm(ask):
+        with on_stop_signal(ask) as asked:
             yield asked
     finally:
         storage.delete(flag)
 
 
-@contextlib.contextmanager
-def on_sigterm(ask: Callable[[], None]) -> Iterator[None]:
-    """Calls `ask` at a SIGTERM, which then ends nothing by itself. Only the main thread gets signals.
+HINT = " (Ctrl+C again ends at once)"
 
-    `ray job stop` follows with SIGKILL after RAY_JOB_STOP_WAIT_TIME_S (3 s). Nothing is lost but the steps since the
-    last checkpoint; a longer wait saves them too.
+
+@dataclasses.dataclass
+class Asked:
+    """Which signal has asked for a stop."""
+
+    by: signal.Signals | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects of a process that the signal ended: 143 or 130."""
+        assert self.by is not None
+        return 128 + self.by
+
+
+@contextlib.contextmanager
+def on_stop_signal(ask: Callable[[str], None]) -> Iterator[Asked]:
+    """Calls `ask` with the name of the first SIGTERM or SIGINT (Ctrl+C), which then ends nothing by itself.
+
+    A SIGINT after that raises KeyboardInterrupt. Only the main thread gets signals. `ray job stop` follows its SIGTERM
+    with SIGKILL after RAY_JOB_STOP_WAIT_TIME_S (3 s): nothing is lost but the steps since the last checkpoint.
     """
+    asked = Asked()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield asked
         return
-    before = signal.signal(signal.SIGTERM, lambda *_: ask())
+
+    def handle(number: int, _: Any) -> None:
+        if asked.by is None:
+            asked.by = signal.Signals(number)
+            ask(asked.by.name)
+        elif number == signal.SIGINT:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield
+        yield asked
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _tune_callbacks() -> list[Any]:
