@@ -23,7 +23,7 @@ def test_a_converted_forest_predicts_what_scikit_learn_predicts(grown):
 
 
 @given(st.integers(1, 40), st.integers(0, 2**32 - 1))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_prediction_does_not_depend_on_the_rows_beside_it(grown, size, seed):
     forest = from_sklearn(grown[0].estimators_)
     rows = np.random.default_rng(seed).permutation(len(grown[1]))[:size]

@@ -118,7 +118,7 @@ def test_a_pickle_is_refused_and_not_run(tmp_path):
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @pytest.mark.parametrize("kind", ["published", "fitted"])
 def test_a_damaged_model_file_loads_unharmed_or_gives_a_user_error(tmp_path, model_files, kind, data):
     source = tmp_path / "sound.mat"

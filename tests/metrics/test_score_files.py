@@ -140,7 +140,7 @@ def test_a_folder_without_images_is_an_error(tmp_path, score_command):
 
 
 @given(data=st.data())
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_damaged_image_has_a_score_or_a_reason(folder, tmp_path, model_files, data):
     sound = (folder / "sr/a/0.png").read_bytes()
     damaged = bytearray(sound[: data.draw(st.integers(0, len(sound)))])

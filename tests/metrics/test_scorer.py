@@ -30,7 +30,7 @@ def alone(patches, models) -> list[dict[str, Score]]:
 
 
 @given(st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_no_score_depends_on_the_order_or_size_of_its_batch(patches, models, alone, data):
     order = data.draw(st.permutations(range(len(patches))))
     size = data.draw(st.integers(1, len(order)))
@@ -46,7 +46,7 @@ def test_pi_is_the_mean_of_niqe_and_ten_minus_ma(alone):
 
 
 @given(st.integers(0, 8))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 def test_scores_worsen_with_blur_and_with_noise(patches, models, index):
     patch = patches[index]
     noise = np.random.default_rng(index).normal(size=patch.shape)
@@ -81,7 +81,7 @@ def test_a_bad_patch_gets_nan_and_a_reason_and_its_neighbours_their_scores(reaso
 
 
 @given(st.integers(1, 120), st.integers(1, 120), st.sampled_from(PROFILES), st.integers(0, 2**32 - 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_any_image_has_a_score_or_a_reason(models, height, width, profile, seed):
     rng = np.random.default_rng(seed)
     image = rng.integers(0, rng.integers(2, 256), (height, width, 3), np.uint8)

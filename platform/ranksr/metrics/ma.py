@@ -12,13 +12,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 
 from ranksr import storage
 from ranksr.config import UserError
 from ranksr.downloads import appearing, fetch, locked, sha256
 from ranksr.metrics.forest import Forest, check, from_matlab, predict
 from ranksr.metrics.ma_features import NUM_FEATURES, MaFeatures, ma_features
+from ranksr.metrics.matfile import read_matfile
 from ranksr.metrics.scores import Score, unscorable
 
 PUBLISHED_URL = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/NRQM_model.mat"
@@ -101,9 +101,9 @@ def _converted(path: pathlib.Path, provenance: str) -> MaModel:
 def _read_matlab(path: pathlib.Path) -> MaModel:
     what = f"Ma model {path}"
     try:
-        loaded = scipy.io.loadmat(path, variable_names=("model",))
-    except Exception as error:  # a damaged file can fail anywhere in the readers of zlib and MATLAB's format
-        raise UserError(f"{what} cannot be read ({type(error).__name__}: {error}): {REMEDY}") from error
+        loaded = read_matfile(path.read_bytes(), ("model",))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{what} cannot be read ({error}): {REMEDY}") from error
     try:
         return _model_of(loaded.get("model"), what)
     except UserError as error:

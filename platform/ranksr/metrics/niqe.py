@@ -12,13 +12,13 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.io
 import scipy.special
 
 from ranksr import storage
 from ranksr.config import UserError
 from ranksr.downloads import fetch
 from ranksr.metrics.kernels import kernel, nearest_ascending, scratch
+from ranksr.metrics.matfile import read_matfile
 from ranksr.metrics.profiles import SHAVE_PX
 from ranksr.metrics.scores import FITTED, Score, unscorable, why_no_statistics
 
@@ -89,10 +89,10 @@ def _parse(data: bytes, name: str) -> NiqeModel:
             with np.load(io.BytesIO(data), allow_pickle=False) as stored:
                 fields = {key: stored[key] for key in ("mean", "covariance", "provenance")}
         else:
-            stored = scipy.io.loadmat(io.BytesIO(data), variable_names=("mu_prisparam", "cov_prisparam"))
+            stored = read_matfile(data, ("mu_prisparam", "cov_prisparam"))
             provenance = f"file {pathlib.PurePath(name).name}"
             fields = {"mean": stored["mu_prisparam"], "covariance": stored["cov_prisparam"], "provenance": provenance}
-    except Exception as error:  # a damaged file can fail anywhere in the readers of zip, zlib and MATLAB's format
+    except Exception as error:  # a damaged file can fail anywhere in the readers of zip and zlib
         raise UserError(f"NIQE model {name} cannot be read ({type(error).__name__}: {error}): {REMEDY}") from error
     return _validated(fields, f"NIQE model {name}", REMEDY)
 
