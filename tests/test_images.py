@@ -135,7 +135,7 @@ def test_a_truncated_file_is_refused(photograph: np.ndarray, file_format: str, s
 
 
 @pytest.mark.parametrize(
-    ("data", "reason"), [(b"", "is empty"), (b"not an image", "no image"), (b"\x89PNG\r\n\x1a\n", "no image")]
+    ("data", "reason"), [(b"", "is empty"), (b"not an image", "no image"), (b"\x89PNG\r\n\x1a\n", "truncated")]
 )
 def test_what_is_no_image_is_said_to_be_none(data: bytes, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):

@@ -15,7 +15,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "platform" / "ranksr"
 LAYERS = [
     ("config_checks", "config_files"),
     ("config",),
-    ("images", "storage", "progress", "downloads"),
+    ("images", "decoding", "storage", "progress", "downloads"),
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
     ("train",),

@@ -5,51 +5,19 @@ Only this file converts.
 """
 
 import functools
-import io
-import warnings
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import PIL.Image
-import PIL.ImageOps
 
 from ranksr.config import SCALE
+from ranksr.decoding import decode_photograph as decode_photograph
 
 if TYPE_CHECKING:
     import torch  # scoring workers read images without it: 130 MB and a second less for each
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 """Of the files in a folder, in lower case, those taken for images."""
-
-
-def decode_photograph(data: bytes) -> np.ndarray:
-    """Decode a file of the user's to uint8 HWC RGB: of 16 bits the upper 8 are kept, grey, palette and CMYK become
-    RGB, alpha is dropped, the EXIF orientation is applied, of an animation or a multi-page file the first image taken.
-
-    Raises ValueError with a reason for anything that is no whole image, and for one of more than 178 megapixels.
-    """
-    if not data:
-        raise ValueError("the file is empty")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # large, or with odd metadata: the pixels are what counts
-            image = PIL.Image.open(io.BytesIO(data))
-            image.load()
-            image = PIL.ImageOps.exif_transpose(image)
-            if image.mode in ("I", "F"):
-                raise ValueError(
-                    f"pixels of {image.mode} mode (32 bits) have no known range; save it with 8 or 16 bits"
-                )
-            if image.mode.startswith("I;16"):
-                return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[:, :, None], 3, axis=2)
-            return np.ascontiguousarray(image.convert("RGB"))
-    except PIL.UnidentifiedImageError:
-        raise ValueError("the file is no image that Pillow can read") from None
-    except Exception as error:  # decoders of damaged files raise whatever their parser meets
-        raise ValueError(
-            f"the image cannot be decoded: {' '.join(str(error).split()) or type(error).__name__}"
-        ) from error
 
 
 def decode(png: bytes) -> np.ndarray:
