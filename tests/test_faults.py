@@ -57,7 +57,7 @@ def test_a_killed_driver_continues_where_it_was(root: pathlib.Path, tiny: list[s
         finally:
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
-    finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in ("calibration", "patches")}
+    finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in ("calibration_niqe", "patches")}
     assert not storage.read_json(str(run / "srresnet" / "stage.json"))["done"]
 
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)

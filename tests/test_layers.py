@@ -15,7 +15,7 @@ LAYERS = [
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
     ("train",),
-    ("evaluate", "report"),
+    ("evaluate", "report", "identity", "context"),
     ("pipeline",),
     ("ablation",),
     ("show",),

@@ -76,10 +76,10 @@ def test_trials_are_shown_as_they_stand_now(config: Config, run: Run) -> None:
 
 
 def test_a_run_that_would_be_refused_says_why(config: Config, run: Run) -> None:
-    run.describe(config.with_overrides(["data.images_per_part=1"]), [])
+    run.describe(config.with_overrides(["data.sub_image_stride_px=60"]), [])
     text = show(run.root)
     assert "a re-run would refuse:" in text
-    assert "data.images_per_part: 4 -> 1" in text
+    assert "data.sub_image_stride_px: 120 -> 60" in text
     assert line(text, "patches", "done").endswith("refuse, see below")
 
 

@@ -40,12 +40,11 @@ class Shown:
 
     def would(self, stage: Stage) -> str:
         """What a re-run would do with a stage."""
-        if stage.done:
-            return "reuse"
         if stage.state == "new":
             return "build"
         step = self.step(stage)
-        return f"continue after step {step}" if step else "continue"
+        would = "reuse" if stage.done else f"continue after step {step}" if step else "continue"
+        return f"{would}: {stage.changed}" if stage.changed else would
 
 
 def show(root: str) -> str:
@@ -91,7 +90,9 @@ def _ablation(shown: Shown, name: str) -> str:
         for each in trial.seeds:
             state, would = each.state, "refuse"
             try:
-                stages = plan_trial(shown.config.with_overrides(each.overrides), shown.run, shown.digests)
+                config = shown.config.with_overrides(each.overrides)
+                watched = found.method if found.search else None
+                stages = plan_trial(config, shown.run, shown.digests, watched)
                 training = next(stage for stage in stages if stage.name == found.method)
                 missing = [stage for stage in stages if not stage.done]
                 if missing and (training.fingerprint not in stopped or trial.name == found.base):
