@@ -150,10 +150,8 @@ def test_a_metric_added_to_the_tables_scores_again_and_trains_nothing(
     with caplog.at_level("INFO", logger="ranksr"):
         pipeline.run_pipeline(context(fewer, str(run)), [])
     assert "to build: evaluation" in caplog.messages
-    assert (
-        "stage srgan: its curves were made with other settings (validation.num_patches: 2 -> 1); reused"
-        in caplog.messages
-    )
+    said = "stage srgan: its curves were made with other values of validation.num_patches; reused"
+    assert said in caplog.messages
     assert {path: path.stat().st_mtime_ns for path in before if "report" not in path.parts} == {
         path: time for path, time in before.items() if "report" not in path.parts
     }

@@ -237,8 +237,8 @@ def _write(stage: Stage) -> None:
 
 def _with_remarks(found: Stage, remarks: dict[str, Any]) -> Stage:
     """A recorded stage beside what is asked for now. An unfinished one goes on with the remarks of now."""
-    changes = _changed_values(found.remarks, remarks)
-    said = f"its curves were made with other settings ({'; '.join(changes)})" if changes else ""
+    keys = ", ".join(_differing(found.remarks, remarks))
+    said = f"its curves were made with other values of {keys}" if keys else ""
     return dataclasses.replace(found, changed=said, **({} if found.done else {"remarks": remarks}))
 
 

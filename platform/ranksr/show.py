@@ -40,11 +40,12 @@ class Shown:
 
     def would(self, stage: Stage) -> str:
         """What a re-run would do with a stage."""
+        if stage.done:
+            return "reuse"
         if stage.state == "new":
             return "build"
         step = self.step(stage)
-        would = "reuse" if stage.done else f"continue after step {step}" if step else "continue"
-        return f"{would}: {stage.changed}" if stage.changed else would
+        return (f"continue after step {step}" if step else "continue") + (f", {stage.changed}" if stage.changed else "")
 
 
 def show(root: str) -> str:
