@@ -216,6 +216,27 @@ def test_a_job_gives_up_when_too_many_files_are_bad(
 
 
 @pytest.mark.ray
+def test_photographs_that_no_patch_fits_into_are_listed_and_no_bad_files(
+    ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
+) -> None:
+    """The stage `patches` takes them: to remove them afterwards would mean to build it again."""
+    source = shutil.copytree(photographs, tmp_path / "photos")
+    whole = images.decode((source / "coffee.png").read_bytes())
+    for number in range(3):
+        (source / f"small{number}.png").write_bytes(images.encode_png(np.ascontiguousarray(whole[: 100 + number])))
+    results = make(tmp_path / "a", source, demo, judge, max_bad_fraction=0)
+    assert (results["images"], results["rejected"], results["rows"]) == (6, 3, 27)
+    rejected = storage.read_table(str(tmp_path / "a" / "rejected")).to_pylist()
+    assert {entry["reason"] for entry in rejected} == {"240x100 px is smaller than a patch of 200 px"}
+    with pytest.raises(UserError, match=r"3 of the \d images read so far cannot be used \(.*small0.png: 240x100 px is"):
+        make(tmp_path / "b", source, demo, judge, on_bad_image="fail")
+    for path in photographs.iterdir():
+        (source / path.name).unlink()
+    with pytest.raises(UserError, match="none of the 3 photographs has a location .*patch_px=200.*lower patch_px"):
+        make(tmp_path / "c", source, demo, judge)
+
+
+@pytest.mark.ray
 def test_images_made_elsewhere_stand_beside_ours(
     ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
 ) -> None:

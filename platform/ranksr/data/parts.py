@@ -66,7 +66,7 @@ class PartSink:
         summary = {"images": len(part["photos"]), "rejected": part["rejected"], "counts": part["counts"]}
         table = pa.Table.from_pylist(part["rows"], schema=self.schema)
         storage.write_table(storage.join(self.folder, part["part"]), summaries.attach(table, summary))
-        return {"images": len(part["photos"]), "rows": len(part["rows"]), "rejected": len(part["rejected"])}
+        return {"images": len(part["photos"]), "rows": len(part["rows"]), "rejected": len(_bad(part["rejected"]))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,10 +156,10 @@ def run_job(
     those that belong to photographs of before.
 
     `make` turns `{"part", "photos": [{"image_id", "path", "digest", "split", "given", "given_digests"}]}` (enriched by
-    `actors` first, if any) into the same with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}]) and `counts`
-    ({name: int}). `given`: files that others made of the photographs, by what they show and image_id, with their
-    `digests` by path; a photo's `given` is a list of [what, path]. `held_out`: image_ids of the split `val`.
-    `unit`: what the progress line counts, and how many of them a row is.
+    `actors` first, if any) into the same with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}], those of the
+    actors with "too_small") and `counts` ({name: int}). `given`: files that others made of the photographs, by what
+    they show and image_id, with their `digests` by path; a photo's `given` is a list of [what, path]. `held_out`:
+    image_ids of the split `val`. `unit`: what the progress line counts, and how many of them a row is.
     """
     wanted = plan(photos, per_part, given or {}, digests or {}, held_out)
     finished = set(storage.list_tables(sink.folder))
@@ -292,12 +292,19 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
         log.warning("rejected %s: %s", entry["path"], entry["reason"])
     if len(rejected) > MOST_NAMED:
         log.warning("%d more are in %s", len(rejected) - MOST_NAMED, storage.join(folder, "rejected"))
-    if len(rejected) > most_bad(on_bad, max_bad_fraction, total["images"]):
+    bad = rejected if on_bad == "fail" else _bad(rejected)
+    if len(bad) > most_bad(on_bad, max_bad_fraction, total["images"]):
         for name, summary in zip(names, found, strict=True):
             if summary["rejected"]:  # the next attempt must look at the mended files again
                 storage.delete(storage.join(folder, name))
-        raise UserError(too_many(rejected, total["images"], on_bad, max_bad_fraction))
+        raise UserError(too_many(bad, total["images"], on_bad, max_bad_fraction))
     return {**total, "rows": sum(footer.num_rows for footer in footers)}
+
+
+def _bad(rejected: list[Row]) -> list[Row]:
+    """Without photographs that are whole but too small: by the stage `patches`, which takes them, they are vouched for,
+    and to remove them would mean to build it again."""
+    return [entry for entry in rejected if not entry.get("too_small")]
 
 
 def too_many(rejected: list[dict[str, str]], num_images: int, on_bad: str, max_bad_fraction: float) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from ranksr import images, metrics
-from ranksr.config import Data, RankDataset
+from ranksr.config import Data, RankDataset, UserError
 from ranksr.data import parts, sources
 from ranksr.data.labels import label_values
 from ranksr.data.score import Judge
@@ -176,4 +176,11 @@ def write_rank_dataset(
         digests=made.digests,
         held_out=sources.validation_ids(photos, data.val_fraction, seed),
     )
-    return parts.collect(folder, data.on_bad_image, data.max_bad_fraction)
+    results = parts.collect(folder, data.on_bad_image, data.max_bad_fraction)
+    if not results["rows"]:
+        raise UserError(
+            f"none of the {len(photos)} photographs has a location that the rules of rank_dataset keep "
+            f"(rank_dataset.patch_px={rules.patch_px}): lower patch_px, min_sigma or gap.more_than and delete "
+            f"{folder}, or give larger photographs"
+        )
+    return results
