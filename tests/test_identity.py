@@ -1,10 +1,12 @@
 """Identity: what decides the result of a stage, and no more."""
 
+import pathlib
+
 import pytest
 
-from ranksr import identity
+from ranksr import identity, pipeline
 from ranksr.config import Config
-from ranksr.runs import Stage
+from ranksr.runs import Run, Stage
 
 MODELS = {"scoring.niqe_model": "n1", "scoring.ma_model": "m1"}
 KEY = "methods.ranksrgan"
@@ -118,3 +120,19 @@ def test_an_evaluation_depends_on_the_models_of_its_own_metrics(demo: Config) ->
     assert identity.evaluation(changed, {}, MODELS).inputs == {"scoring.niqe_model": "n1"}
     changed = demo.with_overrides(["scoring.metrics=[pi]", "scoring.ma_model=fit"])
     assert identity.evaluation(changed, {}, MODELS).inputs == MODELS
+
+
+def test_opinions_count_with_the_content_of_the_images_that_they_are_of(demo: Config, tmp_path: pathlib.Path) -> None:
+    config = demo.with_overrides(["scoring.ma_model=fit", f"scoring.ma_opinions={tmp_path / 'opinions.csv'}"])
+    (tmp_path / "opinions.csv").write_text("image,opinion\na.png,5\nb.png,7\na.png,6\n")
+
+    def fingerprint() -> str:
+        run = Run(str(tmp_path / "run"))
+        return pipeline.calibration_ma(pipeline.Context(config, run, start_ray=lambda: None, dry=True)).fingerprint
+
+    (tmp_path / "a.png").write_bytes(b"1")
+    before = fingerprint()
+    (tmp_path / "unrated.png").write_bytes(b"1")
+    assert fingerprint() == before
+    (tmp_path / "a.png").write_bytes(b"2")
+    assert fingerprint() != before

@@ -17,10 +17,11 @@ from typing import Any
 from ranksr import evaluate, identity, metrics, report, storage
 from ranksr.config import Config, Method, UserError
 from ranksr.context import Context as Context
-from ranksr.data import calibration, statistics
+from ranksr.data import calibration, digests, statistics
 from ranksr.data import patches as patch_job
 from ranksr.data import rank_dataset as rank_job
 from ranksr.data.score import Judge
+from ranksr.metrics.ma_fit import read_opinions
 from ranksr.models import build_features
 from ranksr.runs import Stage
 from ranksr.train import launch
@@ -67,7 +68,7 @@ def calibration_ma(context: Context) -> Stage:
         opinions = storage.absolute(scoring.ma_opinions)
         return context.stage(
             "calibration_ma",
-            identity.Identity(settings, {"scoring.ma_opinions": context.file_digest(opinions)}),
+            identity.Identity(settings, {"scoring.ma_opinions": _opinions_digest(context, opinions)}),
             lambda stage: calibration.fit_ma_to_opinions(stage.folder, opinions, scoring.profile, config.seed),
         )
     return context.stage(
@@ -78,6 +79,16 @@ def calibration_ma(context: Context) -> Stage:
         ),
         {"data.hr": data.hr},
     )
+
+
+def _opinions_digest(context: Context, path: str) -> str:
+    """Identity of a CSV of opinions and of the images that it names."""
+    key = f"opinions of {path}"
+    if key not in context.digests:
+        rated = [str(image) for image, _ in read_opinions(path)]
+        found = digests.of_files(dict.fromkeys(rated))
+        context.digests[key] = storage.digest_of([context.file_digest(path), [found[image] for image in rated]])
+    return context.digests[key]
 
 
 def judge(context: Context) -> tuple[Judge, dict[str, str]]:

@@ -7,6 +7,7 @@ the next command only looks at those. An object in a bucket is known by the ETag
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import logging
 import os
@@ -49,7 +50,7 @@ def digested(source: str) -> list[Photo]:
         found = _in_store(source, photos)
     else:
         paths = {photo.path: _local_path(photo.path) for photo in photos}
-        contents = _of_files(paths.values())
+        contents = of_files(paths.values())
         found = {path: contents[local] for path, local in paths.items()}
     return [dataclasses.replace(photo, digest=found[photo.path]) for photo in photos]
 
@@ -75,8 +76,8 @@ def _in_store(source: str, photos: list[Photo]) -> dict[str, str]:
     return {photo.path: tags.get(photo.path, UNREADABLE) for photo in photos}
 
 
-def _of_files(paths: Iterable[str]) -> dict[str, str]:
-    """Path -> digest; only new and changed files are read."""
+def of_files(paths: Iterable[str]) -> dict[str, str]:
+    """Path of a local file -> digest of its content; only new and changed files are read."""
     with concurrent.futures.ThreadPoolExecutor() as pool:  # hashing lets other threads run
         states = dict(zip(paths, pool.map(_state, paths), strict=True))
         known = _recall(states)
@@ -155,12 +156,18 @@ def _with_memory(work: Callable[[sqlite3.Connection], T]) -> T | None:
             memory.execute("CREATE TABLE IF NOT EXISTS content (path BLOB PRIMARY KEY, state TEXT, digest TEXT)")
             return work(memory)
     except sqlite3.OperationalError as error:  # locked, read-only, no room
-        log.warning("%s cannot be used (%s): the next start reads all photographs again", path, error)
+        _warn(f"{path} cannot be used ({error}): the next start reads all photographs again")
     except sqlite3.DatabaseError as error:
-        log.warning("%s is damaged (%s) and is made again: photographs are read once more", path, error)
+        _warn(f"{path} is damaged ({error}) and is made again: photographs are read once more")
         assert path is not None
         with contextlib.suppress(OSError):
             path.unlink()
     except UserError as error:
-        log.warning("%s; without it every start reads all photographs again", error)
+        _warn(f"{error}; without it every start reads all photographs again")
     return None
+
+
+@functools.lru_cache
+def _warn(text: str) -> None:
+    """Once per process, whatever the number of sources."""
+    log.warning(text)
