@@ -92,7 +92,7 @@ class Job:
 
     def locate(self) -> rank_dataset.Locate:
         names = tuple(self.methods)
-        return rank_dataset.Locate(names, ("niqe", "ma"), RULES, self.judge, frozenset(), {})
+        return rank_dataset.Locate(names, ("niqe", "ma"), RULES, self.judge, {})
 
     def sink(self, folder: str) -> parts.PartSink:
         return parts.PartSink(folder, rank_dataset.schema(("niqe", "ma")))
@@ -135,8 +135,7 @@ def by_ray(job: Job, folder: str) -> None:
 
 
 def by_bare_loop(job: Job, folder: str) -> None:
-    groups = enumerate(parts.split(job.photos, PER_PART))
-    todo = [{"part": i, "photos": [parts.described(each, job.given) for each in group]} for i, group in groups]
+    todo = parts.plan(job.photos, PER_PART, job.given, {}, ()).values()
     with multiprocessing.get_context("spawn").Pool(CORES, _start, (job, folder)) as pool:
         for _ in pool.imap_unordered(_work, todo):
             pass

@@ -75,7 +75,7 @@ def test_an_interrupted_and_a_killed_driver_continue_where_they_were(
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
     assert f"srresnet: continues from the checkpoint of step {step}" in (tmp_path / "first.log").read_text()
-    finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in ("calibration", "patches")}
+    finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in ("calibration_niqe", "patches")}
     assert not storage.read_json(str(run / "srresnet" / "stage.json"))["done"]
 
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)

@@ -19,7 +19,7 @@ LAYERS = [
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
     ("train",),
-    ("evaluate", "report", "preflight"),
+    ("evaluate", "report", "preflight", "identity", "context"),
     ("pipeline",),
     ("ablation",),
     ("show",),

@@ -8,11 +8,14 @@ import pytest
 
 from ranksr import pipeline, storage
 from ranksr.config import Config, UserError, load_config
-from ranksr.runs import Run
+from ranksr.runs import Run, Stage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
-STAGES = ["calibration", "patches", "srresnet", "srgan", "rank_dataset", "ranker", "ranksrgan", "evaluation"]
+STAGES = [
+    *("patches", "calibration_niqe", "calibration_ma", "srresnet", "srgan"),
+    *("rank_dataset", "ranker", "ranksrgan", "evaluation"),
+]
 WITHOUT_ESRGAN = [  # two more trainings of the same kind
     "methods.esrgan=null",
     "methods.esrgan_psnr=null",
@@ -111,11 +114,72 @@ def test_compute_is_no_part_of_the_identity_of_a_stage(config: Config, finished:
     assert all(stage.done for stage in pipeline.plan(context(changed, finished)))
 
 
+def later(context: pipeline.Context) -> Stage:
+    """The last training, which needs all stages but the evaluation."""
+    return pipeline.stage_of(context, "ranksrgan")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ["scoring.ma_model=null", "scoring.metrics=[niqe, psnr]"],
+        ["validation.num_patches=1"],
+        ["scoring.metrics=[niqe]", "methods.srgan.train.validate_every_steps=1", "ranker.train.validate_every_steps=1"],
+        ["methods.srgan.train.best_metric=psnr", "methods.ranksrgan.train.best_metric=pi"],
+        ["data.images_per_part=1", "data.max_bad_fraction=0.5", "data.on_bad_image=fail"],
+        ["methods.srresnet.adversarial=relativistic"],  # without an adversarial loss
+    ],
+)
+def test_what_does_not_decide_the_weights_refuses_no_training(
+    config: Config, finished: str, changes: list[str]
+) -> None:
+    stages = pipeline.plan(context(config.with_overrides(changes), finished), later)
+    assert {stage.state for stage in stages} == {"done"}
+    assert {stage.name for stage in stages} >= {"srresnet", "srgan", "rank_dataset", "ranker", "ranksrgan"}
+
+
+def test_a_metric_added_to_the_tables_scores_again_and_trains_nothing(
+    config: Config, finished: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    fewer = config.with_overrides(["scoring.metrics=[niqe, psnr]", "validation.num_patches=1"])
+    with pytest.raises(UserError, match=r"evaluation was made with other settings \(scoring.metrics: "):
+        pipeline.plan(context(fewer, str(run)))
+    shutil.rmtree(run / "evaluation")  # as the message says
+    before = {path: path.stat().st_mtime_ns for path in run.glob("*/*") if path.is_file()}
+    with caplog.at_level("INFO", logger="ranksr"):
+        pipeline.run_pipeline(context(fewer, str(run)), [])
+    assert "to build: evaluation" in caplog.messages
+    said = "stage srgan: its curves were made with other values of validation.num_patches; reused"
+    assert said in caplog.messages
+    assert {path: path.stat().st_mtime_ns for path in before if "report" not in path.parts} == {
+        path: time for path, time in before.items() if "report" not in path.parts
+    }
+
+
+def test_another_methods_larger_crop_changes_that_method_alone(config: Config, finished: str) -> None:
+    changed = context(config.with_overrides(["methods.srgan.hr_patch_px=96"]), finished)
+    assert pipeline.plan(changed, lambda each: pipeline.stage_of(each, "srresnet"))[-1].done
+    with pytest.raises(UserError, match=r"srgan was made with other settings \(methods.srgan.hr_patch_px: 48 -> 96\)"):
+        pipeline.plan(changed)
+
+
+def test_a_run_of_an_older_ranksr_is_refused_by_that_name(
+    config: Config, finished: str, tmp_path: pathlib.Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    entry = storage.read_json(f"{run}/patches/stage.json")
+    del entry["identity"]
+    storage.write_json(f"{run}/patches/stage.json", entry)
+    with pytest.raises(UserError, match=r"patches was made by an older ranksr, .*choose another --run"):
+        pipeline.plan(context(config, str(run)))
+
+
 def test_photographs_added_later_are_noticed(config: Config, finished: str, tmp_path: pathlib.Path) -> None:
     for path in pathlib.Path(config.data.hr).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
     moved = config.with_overrides([f"data.hr={tmp_path}"])
     assert all(stage.done for stage in pipeline.plan(context(moved, finished)))  # the same files elsewhere
     (tmp_path / "another.png").write_bytes((tmp_path / "coffee.png").read_bytes())
-    with pytest.raises(UserError, match="input data.hr changed"):
+    with pytest.raises(UserError, match=r"other photographs \(photographs of data.hr: added: another\)"):
         pipeline.plan(context(moved, finished))

@@ -100,3 +100,87 @@ def test_a_run_that_cannot_be_written_is_named_before_it_is_held(tmp_path: pathl
 def test_a_run_in_a_bucket_has_no_lock_file() -> None:
     with runs.held("s3://nowhere/run"):
         pass
+
+
+def manifests(**photographs: dict[str, str]) -> runs.Manifests:
+    return {key: lambda names=names: names for key, names in photographs.items()}
+
+
+def find(run: Run, photographs: dict[str, str], **settings: int) -> runs.Stage:
+    """Stage `patches` of these photographs."""
+    inputs = {"hr": storage.digest_of(photographs)}
+    return run.find("patches", settings, inputs, photographs=manifests(hr=photographs))
+
+
+BEFORE = {"a": "1", "b": "1", "c": "1", "d": "1"}
+AFTER = {"a": "2", "b": "1", "d": "2", "e": "1"}
+
+
+def test_a_finished_stage_names_three_photographs_that_changed_were_added_or_are_gone(run: Run) -> None:
+    run.finish(run.begin(find(run, BEFORE), manifests(hr=BEFORE)), {})
+    assert find(run, BEFORE).done
+    with pytest.raises(UserError) as caught:
+        find(run, AFTER)
+    said = str(caught.value)
+    assert "was made with other photographs (photographs of hr: changed: a, d; added: e, ... (4 in all))" in said
+    assert "or delete" in said
+    with pytest.raises(UserError, match=r"other photographs \(photographs of hr: gone: d\)"):
+        find(run, dict.fromkeys("abc", "1"))
+    with pytest.raises(UserError, match=r"other settings \(steps: 'absent' -> 2; photographs of hr: gone: d\)"):
+        find(run, dict.fromkeys("abc", "1"), steps=2)
+
+
+def test_an_unfinished_stage_goes_on_with_the_photographs_of_now(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    run.begin(find(run, BEFORE), manifests(hr=BEFORE))
+    found = find(run, AFTER)
+    assert found.state == "unfinished"
+    with caplog.at_level("INFO", logger="ranksr"):
+        run.begin(found, manifests(hr=AFTER))
+    assert "continues in" in caplog.text
+    assert "photographs changed (1 gone, 2 changed, 1 added)" in caplog.text
+    assert storage.read_json(run.path("patches", "photographs.json")) == {"hr": AFTER}
+    assert find(run, AFTER) == found.__class__(**{**vars(found), "changed": ""})
+    assert find(run, BEFORE).state == "unfinished"  # and back
+
+
+def test_an_unfinished_stage_with_other_settings_or_inputs_is_refused(run: Run) -> None:
+    run.begin(find(run, BEFORE), manifests(hr=BEFORE))
+    with pytest.raises(UserError, match="steps: 'absent' -> 2"):
+        find(run, AFTER, steps=2)
+    with pytest.raises(UserError, match="input model changed"):
+        run.find("patches", {}, {"hr": "x", "model": "y"}, photographs=manifests(hr=AFTER))
+
+
+def test_what_changes_only_curves_is_said_and_no_reason_to_refuse(run: Run) -> None:
+    run.begin(run.find("srgan", {}, {}, {"validation.num_patches": 16}))
+    going_on = run.find("srgan", {}, {}, {"validation.num_patches": 64})
+    assert going_on.state == "unfinished"
+    run.finish(run.begin(going_on), {})
+    assert run.find("srgan", {}, {}, {"validation.num_patches": 64}).changed == ""
+    found = run.find("srgan", {}, {}, {"validation.num_patches": 16})
+    assert found.done
+    assert found.changed == "its curves were made with other values of validation.num_patches"
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (None, r"made by an older ranksr, .* \(identity 1, 2 here: photographs count by their content.*or delete"),
+        (3, r"made by a newer ranksr, .* \(identity 3 in its stage.json, 2 here\)\. Use that ranksr.*or delete"),
+    ],
+)
+def test_a_stage_whose_identity_was_computed_otherwise_says_by_whom_and_what_changed(
+    run: Run, number: int | None, said: str
+) -> None:
+    run.finish(run.begin(run.find("srgan", {"old": 1}, {})), {})
+    path = run.path("srgan", "stage.json")
+    entry = storage.read_json(path)
+    assert entry.pop("identity") == runs.IDENTITY == 2
+    storage.write_json(path, entry if number is None else {**entry, "identity": number})
+    with pytest.raises(UserError, match=said):
+        run.find("srgan", {"new": 1}, {})
+    assert run.recorded("srgan").settings == {"old": 1}  # can be read and shown all the same
+
+
+def test_every_identity_number_says_what_it_changed() -> None:
+    assert list(runs.IDENTITY_CHANGES) == list(range(2, runs.IDENTITY + 1))

@@ -46,7 +46,7 @@ def said(root: pathlib.Path, arguments: list[str], tmp_path_factory: pytest.Temp
 
 
 def test_every_stage_lies_in_the_bucket(said: str) -> None:
-    for stage in ("calibration", "patches", "rank_dataset", "ranker", "ranksrgan", "evaluation"):
+    for stage in ("calibration_niqe", "patches", "rank_dataset", "ranker", "ranksrgan", "evaluation"):
         assert storage.read_json(f"{RUN}/{stage}/stage.json")["done"]
     assert storage.read_table(f"{RUN}/rank_dataset").num_rows
     assert storage.read_table(f"{RUN}/evaluation/scores.parquet").num_rows

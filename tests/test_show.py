@@ -1,6 +1,7 @@
 """`ranksr show`: how a run and its trials stand."""
 
 import pathlib
+import shutil
 
 import pytest
 
@@ -9,6 +10,7 @@ from ranksr.ablation import results
 from ranksr.ablation.schedule import plan_trial
 from ranksr.ablation.study import Listed, Study, prepare
 from ranksr.config import Config, load_config
+from ranksr.data import digests
 from ranksr.runs import Run
 from ranksr.show import show
 
@@ -76,11 +78,24 @@ def test_trials_are_shown_as_they_stand_now(config: Config, run: Run) -> None:
 
 
 def test_a_run_that_would_be_refused_says_why(config: Config, run: Run) -> None:
-    run.describe(config.with_overrides(["data.images_per_part=1"]), [])
+    run.describe(config.with_overrides(["data.sub_image_stride_px=60"]), [])
     text = show(run.root)
     assert "a re-run would refuse:" in text
-    assert "data.images_per_part: 4 -> 1" in text
+    assert "data.sub_image_stride_px: 120 -> 60" in text
     assert line(text, "patches", "done").endswith("refuse, see below")
+
+
+def test_a_stage_that_would_go_on_with_other_photographs_says_so(
+    config: Config, photographs: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    folder = shutil.copytree(photographs, tmp_path / "photographs")
+    config, run = config.with_overrides([f"data.hr={folder}"]), Run(str(tmp_path / "run"))
+    run.describe(config, [])
+    context = pipeline.Context(config, run, start_ray=lambda: None)
+    photos = context.photographs(config.data.hr)
+    run.begin(pipeline.plan(context, pipeline.patches)[0], {"data.hr": lambda: digests.manifest(photos)})
+    (folder / "chelsea.png").unlink()
+    assert line(show(run.root), "patches", "unfinished").endswith("continue, photographs changed (1 gone)")
 
 
 def test_a_folder_that_is_no_run_is_named(tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,7 +45,7 @@ class Data(Section):
     sub_image_stride_px: PositiveInt = 240
     """Step of the sub-image grid; the last column and row are moved inwards to touch the border."""
     images_per_part: PositiveInt = 4
-    """Photographs in one Parquet file and one Ray task: the work that a crash can cost."""
+    """At most so many photographs in one Parquet file and one Ray task: the work that a crash can cost."""
 
 
 class TestSet(Section):
@@ -175,7 +175,7 @@ class Method(Section):
     adversarial: Literal["vanilla", "relativistic"] = "vanilla"
     """vanilla: Eq. 5 and 8 (BCE with logits); relativistic: ESRGAN's average discriminator."""
     hr_patch_px: PositiveInt
-    """Side of the training crop; paper 4.2: 296 (LR 74)."""
+    """Side of the training crop; paper 4.2: 296 (LR 74). Smaller photographs are left out of this training."""
     train: Training
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from ranksr.config import Config
 
-STAGES = ("patches", "calibration", "rank_dataset", "ranker", "evaluation")
+STAGES = ("patches", "calibration", "calibration_niqe", "calibration_ma", "rank_dataset", "ranker", "evaluation")
 """Stages beside the trainings of the methods; each has a folder of its name in a run."""
 OTHER_ENTRIES = ("ablation", "lock", "report", "run", "tensorboard")
 """What else lies in a run's folder."""

@@ -1,6 +1,7 @@
 """Stage `evaluation`: every method on every test set, as scores and as pictures."""
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ from ranksr.config import TestSet
 from ranksr.data import parts, sources
 from ranksr.data.rank_dataset import Made
 from ranksr.data.score import Judge
+from ranksr.data.sources import Photo
 from ranksr.metrics import metric_info
 
 if TYPE_CHECKING:
@@ -62,12 +64,14 @@ class _Score:
 def evaluate(
     folder: str,
     test_sets: tuple[TestSet, ...],
+    photographs: Mapping[str, list[Photo]],
     made: Made,
     names: tuple[str, ...],
     judge: Judge,
     actors: "UpscaleActors",
 ) -> dict[str, Any]:
-    """Score every method on every test set; images `given` lie in a sub-folder named like the test set.
+    """Score every method on every test set, whose photographs are given by its name; images `given` lie in a sub-folder
+    named like the test set.
 
     Writes <folder>/scores.parquet and <folder>/images/<test_set>/<method>/<image>.png, `lr` and `hr` included.
     Raises UserError for a test image that cannot be used: a benchmark with images missing is another benchmark.
@@ -76,7 +80,7 @@ def evaluate(
     for test_set in test_sets:
         part_folder = storage.join(folder, "parts", test_set.name)
         score = _Score(test_set.name, tuple(methods), names, judge, storage.join(folder, "images", test_set.name))
-        photos = sources.list_photos(test_set.hr)
+        photos = photographs[test_set.name]
         folders = {name: storage.join(path, test_set.name) for name, path in made.folders.items()}
         if test_set.lr is not None:
             folders["lr"] = test_set.lr
@@ -89,9 +93,18 @@ def evaluate(
             actors=actors.of(methods, smallest_px=16),
             given={name: sources.match_images(name, path, photos) for name, path in folders.items()},
             unit=("scores", 1),
+            digests=made.digests,
         )
         parts.collect(part_folder, on_bad="fail", max_bad_fraction=0)
+        _delete_others(score.pictures, {f"{photo.image_id}.png" for photo in photos})
     tables = [storage.read_table(storage.join(folder, "parts", test_set.name)) for test_set in test_sets]
-    scores = pa.concat_tables(table.replace_schema_metadata(None) for table in tables)
-    storage.write_table(storage.join(folder, "scores.parquet"), scores)
-    return {"images": {test_set.name: len(sources.list_photos(test_set.hr)) for test_set in test_sets}}
+    in_order = [table.replace_schema_metadata(None).sort_by("image") for table in tables]  # a stable sort
+    storage.write_table(storage.join(folder, "scores.parquet"), pa.concat_tables(in_order))
+    return {"images": {name: len(photos) for name, photos in photographs.items()}}
+
+
+def _delete_others(pictures: str, names: Collection[str]) -> None:
+    """Delete what an interrupted evaluation of other photographs left in <pictures>/<method>/."""
+    for path, _ in storage.list_files(pictures):
+        if path.partition("/")[2] not in names:
+            storage.delete(storage.join(pictures, path))

@@ -7,76 +7,27 @@ Each stage is reused when it is done, continued when it was interrupted, and ref
 """
 
 import dataclasses
+import functools
 import logging
 import shlex
 import sys
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from ranksr import evaluate, metrics, report, storage
+from ranksr import evaluate, identity, metrics, report, storage
 from ranksr.config import Config, Method
+from ranksr.context import Context as Context
+from ranksr.data import calibration, digests, statistics
 from ranksr.data import patches as patch_job
 from ranksr.data import rank_dataset as rank_job
-from ranksr.data import sources, statistics
-from ranksr.data.calibration import fit_models
-from ranksr.data.score import Judge, raw_metrics
-from ranksr.data.upscale import UpscaleActors
+from ranksr.data.score import Judge
+from ranksr.metrics.ma_fit import read_opinions
 from ranksr.models import build_features
-from ranksr.runs import Run, Stage
+from ranksr.runs import Stage
 from ranksr.train import launch
 from ranksr.train.journal import Place, read_metrics
 
 log = logging.getLogger(__name__)
-
-
-@dataclasses.dataclass
-class Context:
-    """A config, the run it fills, and the stages met so far."""
-
-    config: Config
-    run: Run
-    start_ray: Callable[[], None]
-    """Called before the first stage that has work to do, so that a finished run needs no Ray."""
-    dry: bool = False
-    """Only find out how the stages stand; nothing is built."""
-    tuned: str | None = None
-    """The stage whose validations a trial of Ray Tune reports."""
-    label: str = ""
-    """Before the names of trainings in what their workers say: those of trials train side by side."""
-    stages: dict[str, Stage] = dataclasses.field(default_factory=dict)
-    digests: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of sources and files, each read once however many stages, and trials, depend on it."""
-
-    def digest(self, source: str) -> str:
-        """Identity of a source of photographs."""
-        if source not in self.digests:
-            self.digests[source] = sources.source_digest(source)
-        return self.digests[source]
-
-    def file_digest(self, path: str) -> str:
-        if path not in self.digests:
-            self.digests[path] = storage.digest(path)
-        return self.digests[path]
-
-    def stage(
-        self, name: str, settings: dict[str, Any], inputs: dict[str, str], build: Callable[[Stage], dict[str, Any]]
-    ) -> Stage:
-        """The stage, built if it is not done yet."""
-        if name not in self.stages:
-            found = self.run.find(name, settings, inputs)
-            if not found.done and not self.dry:
-                self.start_ray()
-                found = self.run.begin(found)
-                start = time.monotonic()
-                results = build(found)
-                found = self.run.finish(found, {**results, "seconds": round(time.monotonic() - start, 1)})
-            self.stages[name] = found
-        return self.stages[name]
-
-    @property
-    def actors(self) -> UpscaleActors:
-        return UpscaleActors(self.config.compute.upscale_actors, self.config.compute.gpus_per_upscaler)
 
 
 def plan(context: Context, last: Callable[[Context], Stage] | None = None) -> list[Stage]:
@@ -88,89 +39,102 @@ def plan(context: Context, last: Callable[[Context], Stage] | None = None) -> li
 
 def patches(context: Context) -> Stage:
     config = context.config
-    smallest = max(method.hr_patch_px for method in config.methods.values())
-    settings = config.select("seed", *(f"data.{key}" for key in (*_DATA_KEYS, "sub_image_px", "sub_image_stride_px")))
     return context.stage(
         "patches",
-        {**settings, "largest methods.*.hr_patch_px": smallest},
-        {"data.hr": context.digest(config.data.hr)},
-        lambda stage: patch_job.write_patches(stage.folder, config.data, smallest, config.seed),
+        identity.Identity(identity.patches(config), {}),
+        lambda stage: patch_job.write_patches(
+            stage.folder, context.photographs(config.data.hr), config.data, config.seed
+        ),
+        {"data.hr": config.data.hr},
     )
 
 
-_DATA_KEYS = ("val_fraction", "images_per_part")
-"""What to do about bad files is not among them: it does not change what is made of the good ones."""
-
-
-def calibration(context: Context) -> Stage:
-    """Fits the metric models for which the config says `fit`, on the photographs themselves."""
-    config, scoring = context.config, context.config.scoring
-    inputs = {"data.hr": context.digest(config.data.hr)}
-    if scoring.ma_opinions:
-        inputs["scoring.ma_opinions"] = context.file_digest(scoring.ma_opinions)
-        scoring = scoring.model_copy(update={"ma_opinions": storage.absolute(scoring.ma_opinions)})
-    fitted = [key for key in ("niqe_model", "ma_model") if getattr(scoring, key) == "fit"]
+def calibration_niqe(context: Context) -> Stage:
+    """Fits NIQE's model to the photographs, where scoring.niqe_model=fit."""
+    data, profile = context.config.data, context.config.scoring.profile
     return context.stage(
-        "calibration",
-        {**config.select("seed", "scoring.profile"), "fitted": fitted},
-        inputs,
-        lambda stage: fit_models(stage.folder, config.data.hr, scoring, config.seed),
+        "calibration_niqe",
+        identity.Identity(context.config.select("scoring.profile"), {}),
+        lambda stage: calibration.fit_niqe(stage.folder, context.photographs(data.hr), data, profile),
+        {"data.hr": data.hr},
     )
+
+
+def calibration_ma(context: Context) -> Stage:
+    """Fits Ma's model to the photographs, or to opinions, where scoring.ma_model=fit."""
+    config, data, scoring = context.config, context.config.data, context.config.scoring
+    settings = config.select("seed", "scoring.profile")
+    if scoring.ma_opinions:
+        opinions = storage.absolute(scoring.ma_opinions)
+        return context.stage(
+            "calibration_ma",
+            identity.Identity(settings, {"scoring.ma_opinions": _opinions_digest(context, opinions)}),
+            lambda stage: calibration.fit_ma_to_opinions(stage.folder, opinions, scoring.profile, config.seed),
+        )
+    return context.stage(
+        "calibration_ma",
+        identity.Identity(settings, {}),
+        lambda stage: calibration.fit_ma(
+            stage.folder, context.photographs(data.hr), data, scoring.profile, config.seed
+        ),
+        {"data.hr": data.hr},
+    )
+
+
+def _opinions_digest(context: Context, path: str) -> str:
+    """Identity of a CSV of opinions and of the images that it names."""
+    key = f"opinions of {path}"
+    if key not in context.digests:
+        rated = [str(image) for image, _ in read_opinions(path)]
+        found = digests.of_files(dict.fromkeys(rated))
+        context.digests[key] = storage.digest_of([context.file_digest(path), [found[image] for image in rated]])
+    return context.digests[key]
 
 
 def judge(context: Context) -> tuple[Judge, dict[str, str]]:
-    """The scoring models as files, and their fingerprints."""
+    """The scoring models as files, and their fingerprints by key."""
     scoring = context.config.scoring
-    inputs: dict[str, str] = {}
+    models: dict[str, str] = {}
 
-    def resolve(key: str, model: str | None) -> str | None:
-        if model is None or model == "published":
-            inputs[f"scoring.{key}"] = str(model)
+    def resolve(metric: str, model: str, fit: Callable[[Context], Stage]) -> str:
+        key = identity.SCORING_MODELS[metric]
+        if model == "published":
+            models[key] = model
             return model
         if model == "fit":
-            stage = calibration(context)
-            inputs[f"scoring.{key}"] = stage.fingerprint
-            return stage.path({"niqe_model": "niqe.npz", "ma_model": "ma.forest"}[key])
-        inputs[f"scoring.{key}"] = context.file_digest(model)
+            stage = fit(context)
+            models[key] = stage.fingerprint
+            return stage.path(calibration.MODEL_FILES[metric])
+        models[key] = context.file_digest(model)
         return storage.absolute(model)
 
-    niqe, ma = resolve("niqe_model", scoring.niqe_model), resolve("ma_model", scoring.ma_model)
-    assert niqe is not None
-    return Judge(scoring.profile, niqe, ma), inputs
+    niqe = resolve("niqe", scoring.niqe_model, calibration_niqe)
+    ma = resolve("ma", scoring.ma_model, calibration_ma) if scoring.ma_model is not None else None
+    return Judge(scoring.profile, niqe, ma), models
 
 
 def generator(context: Context, name: str) -> Stage:
     """The trained generator of one method: srresnet, srgan, esrgan_psnr, esrgan, ranksrgan ..."""
     config, method = context.config, context.config.methods[name]
     cut = patches(context)
-    scoring, inputs = judge(context)
-    inputs["patches"] = cut.fingerprint
+    scoring, models = judge(context)
+    inputs = {"patches": cut.fingerprint}
     start = _start(context, method, inputs)
     trained_ranker = ranker(context) if method.weights.rank_content else None
     if trained_ranker:
         inputs["ranker"] = trained_ranker.fingerprint
-    settings = config.select("seed", "scoring.profile", "validation", f"methods.{name}", *_loss_settings(method))
-    settings = _reseeded(settings, f"methods.{name}.train")
-    settings.pop(f"methods.{name}.start")  # an input: where a file lies does not matter, what it holds does
+    made_of = identity.training(config, f"methods.{name}", inputs, models)
     if method.weights.perceptual:
-        _external(context, settings, inputs, "perceptual.weights")
+        _external(context, made_of.settings, made_of.inputs, "perceptual.weights")
 
     def build(stage: Stage) -> dict[str, Any]:
         weights = trained_ranker.path("weights.pt") if trained_ranker else None
         local = _with_absolute_paths(config)
         return _train(context, stage, launch.SRJob(local, name, cut.folder, start, weights, scoring))
 
-    return context.stage(name, settings, inputs, build)
-
-
-def _loss_settings(method: Method) -> list[str]:
-    weights = method.weights
-    used = {
-        "perceptual": weights.perceptual,
-        "discriminator": weights.adversarial,
-        "rank_content": weights.rank_content,
-    }
-    return [key for key, weight in used.items() if weight]
+    if context.watched != name:
+        return context.stage(name, made_of, build)
+    return context.stage(name, identity.watched(made_of), build, suffices=identity.is_made_as)
 
 
 def _start(context: Context, method: Method, inputs: dict[str, str]) -> str | None:
@@ -190,12 +154,6 @@ def _external(context: Context, settings: dict[str, Any], inputs: dict[str, str]
         inputs[key] = context.file_digest(settings.pop(key))
 
 
-def _reseeded(settings: dict[str, Any], training: str) -> dict[str, Any]:
-    """A training's own seed stands in the run's place, so that naming the run's seed changes nothing."""
-    own = settings.pop(f"{training}.seed")
-    return settings if own is None else {**settings, "seed": own}
-
-
 def _with_absolute_paths(config: Config) -> Config:
     weights = config.perceptual.weights
     if weights in ("published", "random"):
@@ -211,49 +169,68 @@ def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob)
     return results
 
 
-def _made(context: Context, names: tuple[str, ...], test_sets: tuple[str, ...] = ()) -> rank_job.Made:
-    """By what each method's images are made, and the fingerprints of that.
+@dataclasses.dataclass(frozen=True)
+class _Methods:
+    """How each of some methods makes its images, and the inputs that this means."""
 
-    With `test_sets`, a folder of images made elsewhere counts by its sub-folders of these names.
-    """
-    made, folders, fingerprints = dict[str, str](), dict[str, str](), dict[str, str]()
+    made: rank_job.Made
+    inputs: dict[str, str]
+    photographs: dict[str, str]
+    """Input to source, of images made elsewhere."""
+
+
+def _methods(context: Context, names: tuple[str, ...], test_sets: tuple[str, ...] = ()) -> _Methods:
+    """With `test_sets`, a folder of images made elsewhere counts by its sub-folders of these names."""
+    made, folders, inputs, photographs = dict[str, str](), dict[str, str](), dict[str, str](), dict[str, str]()
     for name in names:
         path = storage.absolute(context.config.external.get(name, ""))
         if name in context.config.methods:
             stage = generator(context, name)
-            made[name], fingerprints[name] = stage.path("weights.pt"), stage.fingerprint
+            made[name], inputs[name] = stage.path("weights.pt"), stage.fingerprint
         elif name not in context.config.external:
             made[name] = name  # bicubic and hr
         elif storage.is_folder(path):
             made[name], folders[name] = "given", path
-            listed = [storage.join(path, test_set) for test_set in test_sets] or [path]
-            fingerprints[name] = storage.digest_of([context.digest(each) for each in listed])
+            each = {f"{name}, {test_set}": storage.join(path, test_set) for test_set in test_sets}
+            photographs |= each or {name: path}
         else:
-            made[name], fingerprints[name] = path, context.file_digest(path)
-    return rank_job.Made(made, folders, fingerprints)
+            made[name], inputs[name] = path, context.file_digest(path)
+    return _Methods(rank_job.Made(made, folders, inputs), inputs, photographs)
+
+
+def _given_digests(context: Context, sources: Iterable[str]) -> dict[str, str]:
+    return {photo.path: photo.digest for source in sources for photo in context.photographs(source)}
 
 
 def rank_dataset(context: Context) -> Stage:
     """Patches of every method side by side, scored."""
     config = context.config
-    scoring, inputs = judge(context)
-    made = _made(context, config.rank_dataset.methods)
-    made = dataclasses.replace(made, fingerprints={**inputs, **made.fingerprints})
+    methods = _methods(context, config.rank_dataset.methods)
+    scoring, models = judge(context)
     source = config.rank_dataset.hr or config.data.hr
-    gap = config.rank_dataset.gap
-    if gap is not None and gap.metric is None:
-        config = config.with_overrides([f"rank_dataset.gap.metric={config.ranker.metric}"])
-    settings = config.select("seed", "scoring.profile", "rank_dataset", *(f"data.{key}" for key in _DATA_KEYS))
-    settings.pop("rank_dataset.hr")
-    names = raw_metrics(config)
-    data = config.data.model_copy(update={"hr": source})
+    made_of = identity.rank_dataset(config, methods.inputs, models)
+
+    def build(stage: Stage) -> dict[str, Any]:
+        rules = config.rank_dataset
+        if rules.gap is not None:
+            metric = rules.gap.metric or config.ranker.metric
+            rules = rules.model_copy(update={"gap": rules.gap.model_copy(update={"metric": metric})})
+        made = dataclasses.replace(
+            methods.made,
+            fingerprints=made_of.inputs,
+            digests=_given_digests(context, methods.photographs.values()),
+        )
+        names, photos = tuple(made_of.settings["metrics"]), context.photographs(source)
+        return rank_job.write_rank_dataset(
+            stage.folder, photos, config.data, rules, made, names, scoring, context.actors, config.seed
+        )
+
     return context.stage(
         "rank_dataset",
-        {**settings, "metrics": list(names)},
-        {"photographs": context.digest(source), **made.fingerprints},
-        lambda stage: rank_job.write_rank_dataset(
-            stage.folder, data, config.rank_dataset, made, names, scoring, context.actors, config.seed
-        ),
+        made_of,
+        build,
+        {"photographs": source, **methods.photographs},
+        functools.partial(identity.holds_labels, config),
     )
 
 
@@ -262,8 +239,7 @@ def ranker(context: Context) -> Stage:
     config = context.config
     return context.stage(
         "ranker",
-        _reseeded(config.select("seed", "validation", "ranker"), "ranker.train"),
-        {"rank_dataset": ranked.fingerprint},
+        identity.training(config, "ranker", {"rank_dataset": ranked.fingerprint}, {}),
         lambda stage: _train(context, stage, launch.RankerJob(config, ranked.folder)),
     )
 
@@ -272,27 +248,29 @@ def stage_of(context: Context, name: str) -> Stage:
     """The stage of this name: that of a method, or one of the others."""
     if name in context.config.methods:
         return generator(context, name)
-    return {each.__name__: each for each in (patches, calibration, rank_dataset, ranker, evaluation)}[name](context)
+    others = (patches, calibration_niqe, calibration_ma, rank_dataset, ranker, evaluation)
+    return {each.__name__: each for each in others}[name](context)
 
 
 def evaluation(context: Context) -> Stage:
     """Scores and pictures of every method on every test set."""
     config = context.config
-    scoring, inputs = judge(context)
-    made = _made(context, config.evaluation.methods, tuple(test_set.name for test_set in config.test_sets))
-    inputs |= made.fingerprints
+    methods = _methods(context, config.evaluation.methods, tuple(test_set.name for test_set in config.test_sets))
+    scoring, models = judge(context)
+    photographs = dict(methods.photographs)
     for test_set in config.test_sets:
-        inputs[f"test set {test_set.name}"] = context.digest(test_set.hr)
+        photographs[f"test set {test_set.name}"] = test_set.hr
         if test_set.lr:
-            inputs[f"test set {test_set.name}, LR"] = context.digest(test_set.lr)
-    return context.stage(
-        "evaluation",
-        config.select("scoring.profile", "scoring.metrics", "evaluation"),
-        inputs,
-        lambda stage: evaluate.evaluate(
-            stage.folder, config.test_sets, made, config.scoring.metrics, scoring, context.actors
-        ),
-    )
+            photographs[f"test set {test_set.name}, LR"] = test_set.lr
+
+    def build(stage: Stage) -> dict[str, Any]:
+        given = [source for key, source in photographs.items() if source not in {t.hr for t in config.test_sets}]
+        made = dataclasses.replace(methods.made, digests=_given_digests(context, given))
+        photos = {test_set.name: context.photographs(test_set.hr) for test_set in config.test_sets}
+        names = config.scoring.metrics
+        return evaluate.evaluate(stage.folder, config.test_sets, photos, made, names, scoring, context.actors)
+
+    return context.stage("evaluation", identity.evaluation(config, methods.inputs, models), build, photographs)
 
 
 def write_report(context: Context) -> report.Story:

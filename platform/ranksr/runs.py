@@ -2,6 +2,7 @@
 
 `run.json` tells how the run was made. `<stage>/stage.json` holds the fingerprint of the stage: a hash of its
 settings and of its inputs' fingerprints. It is written first with `done: false` and rewritten last with `done: true`.
+`<stage>/photographs.json` holds the digest of every photograph that the stage is made of, so that a change has names.
 """
 
 import contextlib
@@ -14,7 +15,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ranksr import __version__, storage
@@ -24,6 +25,23 @@ log = logging.getLogger(__name__)
 
 LOCK = "lock"
 """In a local run folder: who works on it, or did last."""
+
+IDENTITY = 2
+"""How fingerprints are computed; in every stage.json. Raised whenever the same work would get another fingerprint."""
+
+IDENTITY_CHANGES = {
+    2: "photographs count by their content, and what changes nothing but curves no longer counts",
+}
+"""What was changed with each number."""
+
+PHOTOGRAPHS = "photographs.json"
+"""In a stage's folder: input -> image_id -> digest of the content."""
+
+Manifests = Mapping[str, Callable[[], dict[str, str]]]
+"""Input of a stage that is photographs -> gives their digests by image_id."""
+
+NAMED = 3
+"""So many changed photographs does a refusal name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +57,17 @@ class Stage:
     """`new`, `unfinished` or `done`."""
     results: dict[str, Any]
     """What the stage reported when it was finished; empty before."""
+    remarks: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """By dotted key, what changes its curves only and is no part of the fingerprint."""
+    identity: int = IDENTITY
+    """How the fingerprint was computed."""
+    changed: str = ""
+    """How what is asked for differs from what is recorded, where that is no reason to refuse; empty: not at all."""
+
+    @property
+    def needs(self) -> set[str]:
+        """Fingerprints of all that must be there before the stage is built."""
+        return {*self.inputs.values(), *(value for value in self.remarks.values() if isinstance(value, str))}
 
     @property
     def done(self) -> bool:
@@ -67,24 +96,45 @@ class Run:
         above = self.parent.path("tensorboard", "stages") if self.parent else self.path("tensorboard")
         return storage.join(above, stage.folder.rsplit("/", 1)[-1])
 
-    def find(self, name: str, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:
+    def find(
+        self,
+        name: str,
+        settings: dict[str, Any],
+        inputs: dict[str, str],
+        remarks: dict[str, Any] | None = None,
+        photographs: Manifests | None = None,
+        suffices: Callable[[Stage, Stage], bool] = lambda found, wanted: False,
+    ) -> Stage:
         """The stage as it stands, without touching anything.
 
+        `suffices(found, wanted)` tells of a finished stage with another fingerprint whether it holds all that is asked
+        for. An unfinished one of which nothing but photographs changed goes on with those of now.
         Raises UserError when the folder holds the same stage made with other settings or inputs.
         """
         fingerprint = storage.digest_of([name, settings, inputs])
-        folder = name
+        folder = f"{name}-{fingerprint[:12]}" if self.parent else name
+        wanted = Stage(name, self.path(folder), fingerprint, settings, inputs, "new", {}, remarks or {})
+
+        def fits(found: Stage) -> bool:
+            same = found.fingerprint == fingerprint or (found.done and suffices(found, wanted))
+            return same and found.identity == IDENTITY
+
         if self.parent:
             inherited = self.parent.recorded(name)
-            if inherited is not None and inherited.done and inherited.fingerprint == fingerprint:
-                return inherited
-            folder = f"{name}-{fingerprint[:12]}"
+            if inherited is not None and inherited.done and fits(inherited):
+                return _with_remarks(inherited, wanted.remarks)
         found = self.recorded(folder)
         if found is None:
-            return Stage(name, self.path(folder), fingerprint, settings, inputs, "new", {})
-        if found.fingerprint != fingerprint:
-            raise UserError(_refusal(found, settings, inputs))
-        return found
+            return wanted
+        if fits(found):
+            return _with_remarks(found, wanted.remarks)
+        if found.identity != IDENTITY:
+            raise UserError(_other_identity(found))
+        changes = _changed_photographs(found, inputs, photographs or {})
+        only_photographs = found.settings == settings and _differing(found.inputs, inputs) == list(changes)
+        if only_photographs and not found.done:
+            return dataclasses.replace(wanted, state="unfinished", changed=f"photographs changed ({_count(changes)})")
+        raise UserError(_refusal(found, wanted, changes))
 
     def recorded(self, folder: str) -> Stage | None:
         """The stage that lies in this folder of the run, whatever its settings."""
@@ -100,16 +150,19 @@ class Run:
             inputs=entry["inputs"],
             state="done" if entry["done"] else "unfinished",
             results=entry["results"],
+            remarks=entry.get("remarks", {}),
+            identity=entry.get("identity", 1),
         )
 
-    def begin(self, stage: Stage) -> Stage:
-        """Record that work on a stage starts or goes on."""
-        log.info(
-            "stage %s: %s in %s", stage.name, "continues" if stage.state == "unfinished" else "begins", stage.folder
-        )
-        if stage.state == "new":
-            stage = dataclasses.replace(stage, state="unfinished")
-            _write(stage)
+    def begin(self, stage: Stage, photographs: Manifests | None = None) -> Stage:
+        """Record that work on a stage starts or goes on, and the photographs that it is made of."""
+        what = "continues" if stage.state == "unfinished" else "begins"
+        log.info("stage %s: %s in %s%s", stage.name, what, stage.folder, f": {stage.changed}" if stage.changed else "")
+        if photographs:
+            manifests = {key: manifest() for key, manifest in photographs.items()}
+            storage.write_json(stage.path(PHOTOGRAPHS), manifests)
+        stage = dataclasses.replace(stage, state="unfinished", changed="")
+        _write(stage)
         return stage
 
     def finish(self, stage: Stage, results: dict[str, Any]) -> Stage:
@@ -171,30 +224,92 @@ def in_use(root: str, owner: str) -> str:
 def _write(stage: Stage) -> None:
     entry = {
         "stage": stage.name,
+        "identity": stage.identity,
         "done": stage.done,
         "fingerprint": stage.fingerprint,
         "results": stage.results,
         "inputs": stage.inputs,
         "settings": stage.settings,
+        "remarks": stage.remarks,
     }
     storage.write_json(stage.path("stage.json"), entry)
 
 
-def _refusal(found: Stage, settings: dict[str, Any], inputs: dict[str, str]) -> str:
-    changes = [
-        f"{key}: {found.settings.get(key, 'absent')!r} -> {settings.get(key, 'absent')!r}"
-        for key in dict.fromkeys([*found.settings, *settings])
-        if found.settings.get(key, _ABSENT) != settings.get(key, _ABSENT)
-    ]
-    changes += [
-        f"input {key} changed"
-        for key in dict.fromkeys([*found.inputs, *inputs])
-        if found.inputs.get(key) != inputs.get(key)
-    ]
+def _with_remarks(found: Stage, remarks: dict[str, Any]) -> Stage:
+    """A recorded stage beside what is asked for now. An unfinished one goes on with the remarks of now."""
+    keys = ", ".join(_differing(found.remarks, remarks))
+    said = f"its curves were made with other values of {keys}" if keys else ""
+    return dataclasses.replace(found, changed=said, **({} if found.done else {"remarks": remarks}))
+
+
+def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    keys = dict.fromkeys([*before, *now])
+    return [key for key in keys if before.get(key, _ABSENT) != now.get(key, _ABSENT)]
+
+
+def _changed_values(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    return [f"{key}: {before.get(key, 'absent')!r} -> {now.get(key, 'absent')!r}" for key in _differing(before, now)]
+
+
+Changes = dict[str, dict[str, list[str]]]
+"""Input -> `changed`, `added` and `gone` -> image_ids."""
+
+
+def _changed_photographs(found: Stage, inputs: dict[str, str], photographs: Manifests) -> Changes:
+    """Of the inputs that differ, those of which it is known which photographs do."""
+    differing = [key for key in _differing(found.inputs, inputs) if key in photographs]
+    if not differing or not storage.exists(found.path(PHOTOGRAPHS)):
+        return {}
+    recorded = storage.read_json(found.path(PHOTOGRAPHS))
+    changes: Changes = {}
+    for key in (key for key in differing if key in recorded):
+        before, now = recorded[key], photographs[key]()
+        changes[key] = {
+            "changed": sorted(name for name in before.keys() & now.keys() if before[name] != now[name]),
+            "added": sorted(now.keys() - before.keys()),
+            "gone": sorted(before.keys() - now.keys()),
+        }
+    return changes
+
+
+def _count(changes: Changes) -> str:
+    """`2 gone, 1 changed`."""
+    kinds = ("gone", "changed", "added")
+    totals = {kind: sum(len(each[kind]) for each in changes.values()) for kind in kinds}
+    return ", ".join(f"{total} {kind}" for kind, total in totals.items() if total)
+
+
+def _named(changes: dict[str, list[str]]) -> str:
+    """`changed: a; added: b; gone: c, ... (5 in all)`."""
+    every = [(kind, name) for kind, names in changes.items() for name in names]
+    shown = [(kind, [name for of, name in every[:NAMED] if of == kind]) for kind in changes]
+    text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in shown if names)
+    return text + (f", ... ({len(every)} in all)" if len(every) > NAMED else "")
+
+
+def _refusal(found: Stage, wanted: Stage, changes: Changes) -> str:
+    said = _changed_values(found.settings, wanted.settings)
+    said += [f"photographs of {key}: {_named(names)}" for key, names in changes.items()]
+    said += [f"input {key} changed" for key in _differing(found.inputs, wanted.inputs) if key not in changes]
+    other = "photographs" if len(said) == len(changes) else "settings"
+    return f"{found.folder} was made with other {other} ({'; '.join(said)}). Undo the change, {_remedy(found)}"
+
+
+def _other_identity(found: Stage) -> str:
+    if found.identity > IDENTITY:
+        return (
+            f"{found.folder} was made by a newer ranksr, which tells in another way what a stage was made of (identity "
+            f"{found.identity} in its stage.json, {IDENTITY} here). Use that ranksr, {_remedy(found)}"
+        )
+    changes = "; ".join(text for number, text in IDENTITY_CHANGES.items() if number > found.identity)
     return (
-        f"{found.folder} was made with other settings ({'; '.join(changes)}). Undo the change, "
-        f"choose another --run folder, or delete {found.folder} to build it again"
+        f"{found.folder} was made by an older ranksr, which told in another way what a stage was made of (identity "
+        f"{found.identity}, {IDENTITY} here: {changes}). Use that ranksr, {_remedy(found)}"
     )
+
+
+def _remedy(found: Stage) -> str:
+    return f"choose another --run folder, or delete {found.folder} to build it again"
 
 
 _ABSENT = object()

@@ -46,7 +46,7 @@ class Shown:
         if stage.state == "new":
             return "build"
         step = self.step(stage)
-        return f"continue after step {step}" if step else "continue"
+        return (f"continue after step {step}" if step else "continue") + (f", {stage.changed}" if stage.changed else "")
 
 
 def show(root: str) -> str:
@@ -94,7 +94,8 @@ def _ablation(shown: Shown, name: str) -> str:
             try:
                 config = shown.config.with_overrides(each.overrides)
                 require_evaluated(found.method, config)
-                stages = plan_trial(config, shown.run, shown.digests)
+                watched = found.method if found.search else None
+                stages = plan_trial(config, shown.run, shown.digests, watched)
                 training = next(stage for stage in stages if stage.name == found.method)
                 missing = [stage for stage in stages if not stage.done]
                 if missing and (training.fingerprint not in stopped or trial.name == found.base):

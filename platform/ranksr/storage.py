@@ -83,10 +83,14 @@ def answering(path: str) -> Iterator[None]:
         reason = " ".join(str(error).split())
         if "ACCESS_DENIED" in reason:
             raise PermissionError(reason) from error
-        raise StorageError(
-            f"{path} cannot be reached ({reason}): check the network, AWS credentials and AWS_ENDPOINT_URL, then give "
-            "the same command again, which keeps what is finished"
-        ) from error
+        raise _unreachable(path, reason) from error
+
+
+def _unreachable(path: str, reason: str) -> StorageError:
+    return StorageError(
+        f"{path} cannot be reached ({reason}): check the network, AWS credentials and AWS_ENDPOINT_URL, then give "
+        "the same command again, which keeps what is finished"
+    )
 
 
 def _type(path: str) -> pyarrow.fs.FileType:
@@ -117,6 +121,32 @@ def list_files(folder: str) -> list[tuple[str, int]]:
         for info in found
         if info.type == pyarrow.fs.FileType.File and not info.base_name.startswith(".writing-")
     )
+
+
+def etags(root: str) -> dict[str, str]:
+    """Path -> ETag and size of every object whose path begins with `root`, an s3:// URI: a request per 1,000 objects.
+
+    pyarrow's listing has no ETags. Raises StorageError.
+    """
+    import boto3  # only here: most commands never ask a bucket
+    import botocore.config
+    import botocore.exceptions
+
+    bucket, _, key = root.removeprefix("s3://").partition("/")
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    config = botocore.config.Config(
+        retries={"mode": "standard", "total_max_attempts": int(os.environ.get("AWS_MAX_ATTEMPTS", S3_ATTEMPTS))},
+        s3={"addressing_style": "path"} if endpoint else None,  # as pyarrow does
+    )
+    found: dict[str, str] = {}
+    try:
+        client = boto3.client("s3", endpoint_url=endpoint, config=config)
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key):
+            for entry in page.get("Contents", []):
+                found[f"s3://{bucket}/{entry['Key']}"] = f"{entry['ETag'].strip(chr(34))} {entry['Size']}"
+    except (botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError) as error:
+        raise _unreachable(root, str(error)) from error
+    return found
 
 
 def read_bytes(path: str) -> bytes:
@@ -237,11 +267,11 @@ def delete(path: str) -> None:
 
 
 def digest(path: str) -> str:
-    """Identity of what lies at `path`: a file's content, or the names and sizes of a folder's files."""
+    """Identity of a file's content. Raises UserError where there is no file."""
     if not exists(path):
         raise UserError(f"{path} does not exist; correct the path in the config")
     if is_folder(path):
-        return digest_of(list_files(path))
+        raise UserError(f"{path} is a folder, not a file; correct the path in the config")
     return hashlib.sha256(read_bytes(path)).hexdigest()[:16]
 
 

@@ -1,7 +1,11 @@
 """The order of an ablation's work, and what it costs."""
 
-from ranksr.ablation.schedule import cost, next_wave
-from ranksr.runs import Stage
+import pathlib
+
+from ranksr import pipeline
+from ranksr.ablation.schedule import cost, next_wave, plan_trial
+from ranksr.config import Config, load_config
+from ranksr.runs import Run, Stage
 
 
 def chain(which: str, ranker: str = "", done: int = 0) -> list[Stage]:
@@ -72,3 +76,30 @@ def test_the_middle_of_the_measured_rates_counts_and_other_ablations_of_the_run_
 
 def test_nothing_timed_is_said() -> None:
     assert str(cost({"a": chain("a")}, 1, 1)) == "4 stages to build, 0 reused, nothing timed yet to tell how long"
+
+
+def test_a_training_that_early_stopping_looks_at_is_shared_only_with_the_same_validations(
+    root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path
+) -> None:
+    config = load_config(root / "configs" / "demo.yaml", [*tiny, "evaluation.methods=[srresnet]"])
+    run = Run(str(tmp_path / "run"))
+    for stage in pipeline.plan(pipeline.Context(config, run, start_ray=lambda: None)):
+        run.finish(stage, {})  # nothing of it was computed
+    other = config.with_overrides(["validation.num_patches=1"])
+
+    def training(of: Config, watched: str | None) -> Stage:
+        return next(stage for stage in plan_trial(of, run, {}, watched) if stage.name == "srresnet")
+
+    assert [training(each, None).state for each in (config, other)] == ["done", "done"]
+    assert training(config, "srresnet").folder == run.path("srresnet")  # its curve is the one that is asked for
+    assert training(other, "srresnet").state == "new"
+    run.trials.finish(training(other, "srresnet"), {})
+    assert training(other, "srresnet").done
+    assert training(other, "srgan").folder == run.path("srresnet")
+
+
+def test_a_training_waits_for_the_model_that_its_validations_need() -> None:
+    fit = Stage("calibration_ma", "/fit", "fit", {}, {}, "new", {})
+    training = Stage("gan", "/gan", "gan", {}, {}, "new", {}, {"scoring.ma_model": "fit"})
+    plans = {trial: [fit, training, *chain(trial)[-1:]] for trial in "ab"}
+    assert next_wave(plans) == {"a": ["calibration_ma"]}

@@ -47,8 +47,8 @@ def test_trials_that_need_the_same_new_stage_build_it_once_and_a_failure_stops_n
     assert "not finite" in rows["broken"]["error"]
     assert len(built(finished.run, "patches")) == 1
     assert len(built(finished.run, "srresnet")) == 3
-    assert built(finished.run, "calibration") == []  # the run's
-    assert rows["a"]["stages"]["calibration"] == "calibration"
+    assert built(finished.run, "calibration_niqe") == []  # the run's
+    assert rows["a"]["stages"]["calibration_niqe"] == "calibration_niqe"
     table = storage.read_table(finished.run.path("ablation", "shared", "results.parquet"))
     assert table.schema == results.SCHEMA
     assert set(table["trial"].to_pylist()) == {"a", "b"}

@@ -32,6 +32,20 @@ def store(tmp_path: pathlib.Path, photograph: np.ndarray) -> feed.SubImages:
     return feed.SubImages(pa.Table.from_pylist(rows, schema=patches.SCHEMA))
 
 
+def test_sub_images_smaller_than_the_crop_are_left_out_with_the_names_of_their_photographs(
+    photograph: np.ndarray,
+) -> None:
+    rows = []
+    for name, height, width in (("large", 64, 64), ("low", 60, 128), ("narrow", 128, 60), ("square", 64, 80)):
+        hr = np.ascontiguousarray(photograph[:height, :width])
+        pngs = {"hr": images.encode_png(hr), "lr": images.encode_png(images.downscale(hr))}
+        rows.append({"image_id": name, "y": 0, "x": 0, "split": "train", **pngs})
+    store = feed.SubImages(pa.Table.from_pylist(rows, schema=patches.SCHEMA), smallest_px=64)
+    assert [store.pair(index)[1].shape for index in range(len(store))] == [(64, 64, 3), (64, 80, 3)]
+    assert (store.left_out, store.num_photographs) == (["low", "narrow"], 4)
+    assert len(feed.SubImages(pa.Table.from_pylist([], schema=patches.SCHEMA), smallest_px=64)) == 0
+
+
 def test_two_workers_together_take_the_samples_of_one() -> None:
     whole = feed.shard(step=5, batch_size=8, worker_rank=0, num_workers=1)
     halves = [feed.shard(5, 8, worker, 2) for worker in range(2)]

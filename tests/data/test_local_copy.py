@@ -16,20 +16,26 @@ ROWS, ROW_BYTES = 40, 100_000
 
 @pytest.fixture
 def source(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Two Parquet files with rows of both splits, 4 MB; the temporary folder is the test's own."""
+    """Two Parquet files with rows of both splits, 4 MB, the first by name with the last images; the temporary folder is
+    the test's own."""
     (tmp_path / "node").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
     rng = np.random.default_rng(0)
     for part in range(2):
         rows = [
-            {"split": ("train", "val")[number % 2], "number": number, "png": rng.bytes(ROW_BYTES)}
+            {
+                "image_id": f"{number // 2:02d}",
+                "split": ("train", "val")[number % 2],
+                "number": number,
+                "png": rng.bytes(ROW_BYTES),
+            }
             for number in range(part * ROWS // 2, (part + 1) * ROWS // 2)
         ]
-        storage.write_table(str(tmp_path / "source" / f"part-{part}.parquet"), pa.Table.from_pylist(rows))
+        storage.write_table(str(tmp_path / "source" / f"part-{1 - part}.parquet"), pa.Table.from_pylist(rows))
     return str(tmp_path / "source")
 
 
-def test_a_split_has_its_rows_in_the_order_of_the_parts(source: str) -> None:
+def test_a_split_has_its_rows_in_the_order_of_image_ids_whatever_the_names_of_the_parts(source: str) -> None:
     copy = LocalCopy("run/srgan", "1")
     assert copy.read(source, "train")["number"].to_pylist() == list(range(0, ROWS, 2))
     assert copy.read(source, "val")["number"].to_pylist() == list(range(1, ROWS, 2))

@@ -1,6 +1,8 @@
 """Part files: made once, whole, with the same bytes however often and by however many workers."""
 
+import dataclasses
 import pathlib
+import re
 
 import numpy as np
 import pyarrow as pa
@@ -25,33 +27,88 @@ def count_letters(part: parts.Row) -> parts.Row:
     }
 
 
-def run(folder: pathlib.Path, names: list[str], per_part: int = 2) -> dict[str, bytes]:
-    photos = [sources.Photo(name, f"/photos/{name}") for name in names]
+def make_photos(*names: str) -> list[sources.Photo]:
+    return [sources.Photo(name, f"/photos/{name}", digest=f"content of {name}") for name in names]
+
+
+def run(
+    folder: pathlib.Path, names: list[str], per_part: int = 2, photos: list[sources.Photo] | None = None
+) -> dict[str, bytes]:
     sink = parts.PartSink(str(folder), pa.schema([("image_id", pa.string())]))
-    parts.run_job("test", photos, per_part, count_letters, sink)
+    parts.run_job("test", photos or make_photos(*names), per_part, count_letters, sink)
     return {path.name: path.read_bytes() for path in folder.glob("part-*")}
 
 
+def groups(photos: list[sources.Photo], most_images: int) -> list[list[str]]:
+    return [[photo.image_id for photo in part] for part in parts.split(photos, most_images)]
+
+
 def test_each_group_of_photographs_is_one_file(ray_cluster: None, tmp_path: pathlib.Path) -> None:
-    assert sorted(run(tmp_path, list("abcde"))) == ["part-00000.parquet", "part-00001.parquet", "part-00002.parquet"]
+    assert len(run(tmp_path, list("abcde"))) == len(groups(make_photos(*"abcde"), 2)) >= 3
     assert storage.read_table(str(tmp_path))["image_id"].to_pylist() == list("abcde")
+
+
+def test_a_photograph_that_comes_or_goes_changes_the_parts_around_it_and_no_others() -> None:
+    names = [f"{number:04d}" for number in range(2000)]
+    before = {tuple(group) for group in groups(make_photos(*names), 4)}
+    for gone in names[::97]:
+        after = {tuple(group) for group in groups(make_photos(*(name for name in names if name != gone)), 4)}
+        assert len(before - after) <= 12, gone
+    assert max(map(len, before)) == 4
+    assert len(before) < 2000 / 2.5  # not many more than there must be
+    assert groups(make_photos(*reversed(names)), 4) == groups(make_photos(*names), 4)
+    assert groups(make_photos(*names), 1) == [[name] for name in names]
+
+
+def test_a_part_is_named_after_all_that_decides_its_rows() -> None:
+    one = parts.plan(make_photos("sub/ä b"), 2, {}, {}, ())
+    (name,) = one
+    assert re.fullmatch(r"part-sub_b-[0-9a-f]{16}.parquet", name)
+    elsewhere = [sources.Photo("sub/ä b", "/moved", 7, digest="content of sub/ä b")]
+    assert parts.plan(elsewhere, 2, {}, {}, ()).keys() == one.keys()
+    given = {"theirs": {"sub/ä b": "/theirs/b.png"}}
+    others = [
+        parts.plan([sources.Photo("sub/ä b", "/photos/b", digest="mended")], 2, {}, {}, ()),
+        parts.plan(make_photos("sub/ä b"), 2, {}, {}, {"sub/ä b"}),
+        parts.plan(make_photos("sub/ä b"), 2, given, {"/theirs/b.png": "one"}, ()),
+        parts.plan(make_photos("sub/ä b"), 2, given, {"/theirs/b.png": "mended"}, ()),
+    ]
+    assert len({*one, *(name for other in others for name in other)}) == 5
+
+
+def test_an_unfinished_job_keeps_the_parts_whose_photographs_stay_and_deletes_the_others(
+    ray_cluster: None, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    photos = make_photos(*"abcdefghijkl")
+    run(tmp_path, [], photos=photos)
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("part-*")}
+    mended = dataclasses.replace(photos[5], digest="mended")
+    now = [*photos[:5], mended, *photos[6:11], *make_photos("m")]
+    with caplog.at_level("INFO", logger="ranksr"):
+        made = run(tmp_path, [], photos=now)
+    kept = [name for name in before if (path := tmp_path / name).exists() and path.stat().st_mtime_ns == before[name]]
+    assert len(before) - 4 <= len(kept) < len(before)
+    assert f"test: {len(kept)} of {len(made)} parts stay" in caplog.text
+    assert storage.read_table(str(tmp_path))["image_id"].to_pylist() == list("abcdefghijkm")
+    assert made == run(tmp_path / "undisturbed", [], photos=now)
 
 
 def test_a_repeated_job_makes_only_what_is_missing_with_the_same_bytes(
     ray_cluster: None, tmp_path: pathlib.Path
 ) -> None:
     before = run(tmp_path, list("abcde"))
-    kept = (tmp_path / "part-00000.parquet").stat().st_mtime_ns
-    (tmp_path / "part-00001.parquet").unlink()
+    first, second = sorted(before)[:2]
+    kept = (tmp_path / first).stat().st_mtime_ns
+    (tmp_path / second).unlink()
     assert run(tmp_path, list("abcde")) == before
-    assert (tmp_path / "part-00000.parquet").stat().st_mtime_ns == kept
+    assert (tmp_path / first).stat().st_mtime_ns == kept
 
 
 def test_a_job_of_many_parts_goes_in_several_executions(
     ray_cluster: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(parts, "PARTS_AT_ONCE", 2)
-    assert len(run(tmp_path, list("abcdefghi"))) == 5
+    assert len(run(tmp_path, list("abcdefghi"))) >= 5
     assert storage.read_table(str(tmp_path))["image_id"].to_pylist() == list("abcdefghi")
 
 
@@ -69,17 +126,18 @@ def test_too_many_bad_files_stop_the_run_by_name(
     ray_cluster: None, tmp_path: pathlib.Path, on_bad: str, fraction: float
 ) -> None:
     folder = tmp_path / "stage"
-    run(folder, ["a", "bad1", "c"])
+    run(folder, ["a", "bad1", "c"], per_part=1)
     with pytest.raises(UserError, match=r"1 of the 3 images read so far cannot be used \(/photos/bad1: bad name\)"):
         parts.collect(str(folder), on_bad, fraction)
-    assert [path.name for path in folder.glob("part-*")] == ["part-00001.parquet"]  # mended files are looked at again
+    left = sorted(path.name.split("-")[1] for path in folder.glob("part-*"))
+    assert left == ["a", "c"]  # mended files are looked at again
 
 
 def test_patches_are_aligned_and_carry_their_split(
     ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo
 ) -> None:
-    data = demo.data.model_copy(update={"hr": str(photographs), "sub_image_px": 120, "sub_image_stride_px": 100})
-    results = patches.write_patches(str(tmp_path), data, smallest_px=96, seed=0)
+    data = demo.data.model_copy(update={"sub_image_px": 120, "sub_image_stride_px": 100})
+    results = patches.write_patches(str(tmp_path), sources.list_photos(str(photographs)), data, seed=0)
     rows = storage.read_table(str(tmp_path)).to_pylist()
     assert results["rows"] == len(rows) == 3 * 9
     assert {row["split"] for row in rows} == {"train", "val"}

@@ -39,12 +39,13 @@ def make(
 ) -> dict:
     """A rank dataset of the photographs of `source`; `changes` are fields of Data and RankDataset."""
     on_bad = {key: changes.pop(key) for key in ("on_bad_image", "max_bad_fraction") if key in changes}
-    data = demo.data.model_copy(update={"hr": str(source), "images_per_part": 2, **on_bad})
+    data = demo.data.model_copy(update={"images_per_part": 2, **on_bad})
     rules = demo.rank_dataset.model_copy(
         update={"patch_px": 200, "stride_px": 20, "min_sigma": 0, "methods": tuple(made), **changes}
     )
     return rank_dataset.write_rank_dataset(
         str(folder),
+        sources.list_photos(str(source)),
         data,
         rules,
         rank_dataset.Made(made, folders or {}, {"bicubic": "f1"}),
@@ -193,9 +194,9 @@ def test_more_bad_files_may_be_allowed_afterwards_and_what_is_made_stays(
     ):
         make(tmp_path / "a", source, demo, judge, max_bad_fraction=0.1)
     kept = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "a").glob("part-*")}
-    assert list(kept) == ["part-00000.parquet"]
+    assert kept
     assert make(tmp_path / "a", source, demo, judge, max_bad_fraction=0.3)["rows"] == 27
-    assert (tmp_path / "a" / "part-00000.parquet").stat().st_mtime_ns == kept["part-00000.parquet"]
+    assert {name: (tmp_path / "a" / name).stat().st_mtime_ns for name in kept} == kept
 
 
 @pytest.mark.ray
@@ -212,6 +213,27 @@ def test_a_job_gives_up_when_too_many_files_are_bad(
     ):
         make(tmp_path / "a", source, demo, judge, on_bad_image="fail")
     assert len(list((tmp_path / "a").glob("part-*"))) < 28  # it did not look at all 31 parts
+
+
+@pytest.mark.ray
+def test_photographs_that_no_patch_fits_into_are_listed_and_no_bad_files(
+    ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
+) -> None:
+    """The stage `patches` takes them: to remove them afterwards would mean to build it again."""
+    source = shutil.copytree(photographs, tmp_path / "photos")
+    whole = images.decode((source / "coffee.png").read_bytes())
+    for number in range(3):
+        (source / f"small{number}.png").write_bytes(images.encode_png(np.ascontiguousarray(whole[: 100 + number])))
+    results = make(tmp_path / "a", source, demo, judge, max_bad_fraction=0)
+    assert (results["images"], results["rejected"], results["rows"]) == (6, 3, 27)
+    rejected = storage.read_table(str(tmp_path / "a" / "rejected")).to_pylist()
+    assert {entry["reason"] for entry in rejected} == {"240x100 px is smaller than a patch of 200 px"}
+    with pytest.raises(UserError, match=r"3 of the \d images read so far cannot be used \(.*small0.png: 240x100 px is"):
+        make(tmp_path / "b", source, demo, judge, on_bad_image="fail")
+    for path in photographs.iterdir():
+        (source / path.name).unlink()
+    with pytest.raises(UserError, match="none of the 3 photographs has a location .*patch_px=200.*lower patch_px"):
+        make(tmp_path / "c", source, demo, judge)
 
 
 @pytest.mark.ray
@@ -235,5 +257,6 @@ def test_images_made_elsewhere_stand_beside_ours(
 def test_parts_are_bounded_by_the_size_of_their_photographs() -> None:
     sizes = [1, 1, 1, 1, 1, parts.PART_BYTES, 1, parts.PART_BYTES - 1, 1, 3 * parts.PART_BYTES]
     photos = [sources.Photo(str(number), "", size) for number, size in enumerate(sizes)]
-    found = [[int(photo.image_id) for photo in part] for part in parts.split(photos, 4)]
-    assert found == [[0, 1, 2, 3], [4], [5], [6, 7], [8], [9]]
+    most_images = 10**30  # and no name ends a part
+    found = [[int(photo.image_id) for photo in part] for part in parts.split(photos, most_images)]
+    assert found == [[0, 1, 2, 3, 4], [5], [6, 7], [8], [9]]

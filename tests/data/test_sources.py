@@ -60,10 +60,3 @@ def test_at_least_one_image_is_held_out_and_one_is_left() -> None:
     assert len(sources.validation_ids(photos, 0.0, 0)) == len(sources.validation_ids(photos, 1.0, 0)) == 1
     with pytest.raises(UserError, match="too few"):
         sources.validation_ids(photos[:1], 0.1, 0)
-
-
-def test_the_digest_of_a_source_does_not_depend_on_where_it_lies(tmp_path: pathlib.Path) -> None:
-    for folder in ("here", "there"):
-        (tmp_path / folder).mkdir()
-        (tmp_path / folder / "a.png").write_bytes(b"x")
-    assert sources.source_digest(str(tmp_path / "here")) == sources.source_digest(str(tmp_path / "there"))

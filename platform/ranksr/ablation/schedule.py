@@ -18,9 +18,12 @@ Wave = dict[str, list[str]]
 """Trial to the names of the stages that it builds."""
 
 
-def plan_trial(trial_config: pipeline.Config, run: Run, digests: dict[str, str]) -> list[Stage]:
-    """The stages of a trial of `run` as they stand."""
-    return pipeline.plan(pipeline.Context(trial_config, run.trials, start_ray=lambda: None, digests=digests))
+def plan_trial(
+    trial_config: pipeline.Config, run: Run, digests: dict[str, str], watched: str | None = None
+) -> list[Stage]:
+    """The stages of a trial of `run` as they stand. `watched`: the training that early stopping looks at."""
+    context = pipeline.Context(trial_config, run.trials, start_ray=lambda: None, digests=digests, watched=watched)
+    return pipeline.plan(context)
 
 
 def next_wave(plans: Plans) -> Wave:
@@ -41,7 +44,7 @@ def next_wave(plans: Plans) -> Wave:
     for trial, stages in missing.items():
         absent = {stage.fingerprint for stage in stages}
         for stage in stages:
-            ready = absent.isdisjoint(stage.inputs.values())
+            ready = absent.isdisjoint(stage.needs)
             if users[stage.fingerprint] > 1 and ready and stage.fingerprint not in begun:
                 begun.add(stage.fingerprint)
                 wave.setdefault(trial, []).append(stage.name)

@@ -84,6 +84,11 @@ class Study(Section):
         """Name of the trial that the others are compared with."""
         return self.compared_to or self.listed()[0].name
 
+    @property
+    def watched(self) -> str | None:
+        """The training whose curves early stopping compares."""
+        return self.method if self.early_stopping else None
+
     def listed(self) -> list[Listed]:
         """The listed trials, those of the grid, those of the search."""
         combinations = itertools.product(*self.grid.values()) if self.grid else ()

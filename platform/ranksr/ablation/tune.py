@@ -62,7 +62,10 @@ class _Asked:
         """How the stages of the trials stand, of all or of one study's."""
         run, digests = self.context.run, self.context.digests
         trials = [trial for trial in self.trials if study in (None, trial.study)]
-        return {trial.key: plan_trial(trial.config, run, digests) for trial in trials}
+        return {trial.key: plan_trial(trial.config, run, digests, self.watched(trial)) for trial in trials}
+
+    def watched(self, trial: Trial) -> str | None:
+        return self.studies[trial.study].watched
 
     def write(self, study: str, plans: Plans, errors: dict[str, str]) -> list[results.Row]:
         """Write what a study leaves, as things stand."""
@@ -102,7 +105,7 @@ def _failed(asked: _Asked, said: dict[str, str], wave: Wave, plans: Plans) -> di
     failed: dict[str, str] = {}
     for trial in asked.trials:
         if trial.key in said:
-            now = plan_trial(trial.config, asked.context.run, asked.context.digests)
+            now = plan_trial(trial.config, asked.context.run, asked.context.digests, asked.watched(trial))
             failed |= {s.fingerprint: said[trial.key] for s in now if s.name in wave[trial.key] and not s.done}
     return {
         trial: failed[stage.fingerprint]
@@ -130,7 +133,9 @@ def _run_wave(asked: _Asked, wave: Wave, plans: Plans, errors: dict[str, str]) -
 
     context = asked.context
     for name, group in watched.items():
-        work = [_Work(trial, wave[trial.key], context.run.trials, context.digests) for trial in group]
+        work = [
+            _Work(trial, wave[trial.key], context.run.trials, context.digests, asked.watched(trial)) for trial in group
+        ]
         if not name:
             said |= _tune(work, context, None, tell)
             continue
@@ -162,6 +167,7 @@ class _Work:
     stages: list[str]
     run: Run
     digests: dict[str, str]
+    watched: str | None
     tuned: str | None = None
 
     def do(self) -> dict[str, Any]:
@@ -189,6 +195,7 @@ class _Work:
             self.run,
             start_ray=lambda: None,
             tuned=self.tuned,
+            watched=self.watched,
             label=f"{self.trial.key} ",
             digests=self.digests,
         )

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from ranksr import images
@@ -24,17 +25,32 @@ T = TypeVar("T")
 
 
 class SubImages:
-    """LR and HR sub-images, columns of PNGs that are decoded when drawn."""
+    """LR and HR sub-images, columns of PNGs that are decoded when drawn; those under `smallest_px` of HR on a side are
+    left out."""
 
-    def __init__(self, table: pa.Table) -> None:
+    def __init__(self, table: pa.Table, smallest_px: int = 0) -> None:
         self._lr, self._hr = table["lr"], table["hr"]
+        fits = _png_sides(table["hr"]).min(axis=1) >= smallest_px
+        self._rows = np.flatnonzero(fits)
+        names = table["image_id"].to_numpy()
+        self.left_out = sorted(set(names[~fits]))
+        """image_ids of the photographs whose sub-images are left out: all of a photograph are of one size."""
+        self.num_photographs = len(set(names))
+        """With those left out."""
 
     def __len__(self) -> int:
-        return len(self._hr)
+        return len(self._rows)
 
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """LR and HR, uint8 HWC RGB."""
-        return images.decode(self._lr[index].as_py()), images.decode(self._hr[index].as_py())
+        row = int(self._rows[index])
+        return images.decode(self._lr[row].as_py()), images.decode(self._hr[row].as_py())
+
+
+def _png_sides(pngs: pa.ChunkedArray) -> np.ndarray:
+    """(N, 2) width and height in px, of the headers alone."""
+    heads = pc.binary_slice(pngs, 16, 24).to_pylist()
+    return np.frombuffer(b"".join(heads), ">u4").reshape(-1, 2)
 
 
 class Order:

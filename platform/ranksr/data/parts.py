@@ -1,18 +1,20 @@
 """Streaming Ray Data jobs whose unit is a part: some photographs in, one Parquet file out.
 
-Which photographs make a part depends on the list of photographs alone, and a part's file appears whole. So a job
-that was killed goes on with the parts that have no file yet, and the finished folder holds the same bytes
-whatever the number of workers, crashes and repetitions. Ray's own checkpointing of Data jobs loses or doubles rows
-(in 2.60) and Parquet writers of Ray name files by chance; hence the listing of files and the sink of our own.
+Which photographs make a part depends on the list of photographs alone, its file is named after their content, and it
+appears whole. So a job that was killed, or whose photographs changed, goes on with the parts that have no file yet, and
+the finished folder holds the same bytes whatever the number of workers, crashes and repetitions. Ray's own
+checkpointing of Data jobs loses or doubles rows (in 2.60) and Parquet writers of Ray name files by chance; hence the
+listing of files and the sink of our own.
 """
 
 import concurrent.futures
 import dataclasses
 import logging
+import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
 from typing import Any
 
@@ -63,8 +65,8 @@ class PartSink:
     def __call__(self, part: Row) -> Row:
         summary = {"images": len(part["photos"]), "rejected": part["rejected"], "counts": part["counts"]}
         table = pa.Table.from_pylist(part["rows"], schema=self.schema)
-        storage.write_table(storage.join(self.folder, _name(part["part"])), summaries.attach(table, summary))
-        return {"images": len(part["photos"]), "rows": len(part["rows"]), "rejected": len(part["rejected"])}
+        storage.write_table(storage.join(self.folder, part["part"]), summaries.attach(table, summary))
+        return {"images": len(part["photos"]), "rows": len(part["rows"]), "rejected": len(_bad(part["rejected"]))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +100,53 @@ def explained(work: Callable[[Row], Row], part: Row) -> Row:
 
 
 def split(photos: list[Photo], most_images: int) -> list[list[Photo]]:
-    """The parts: consecutive photographs, at most `most_images` and PART_BYTES (or a single one) each."""
+    """The parts, in the order of image_id: at most `most_images` photographs and PART_BYTES (or a single one) each.
+
+    A part also ends at a photograph whose name says so: when one comes or goes, the parts around it change, no others.
+    """
     parts: list[list[Photo]] = []
-    total = 0
-    for photo in photos:
+    total, ended = 0, True
+    for photo in sorted(photos, key=lambda photo: photo.image_id):
         total += photo.size
-        if not parts or len(parts[-1]) == most_images or total > PART_BYTES:
+        if ended or len(parts[-1]) == most_images or total > PART_BYTES:
             parts.append([])
             total = photo.size
         parts[-1].append(photo)
+        ended = int(storage.digest_of(photo.image_id), 16) % most_images == 0
     return parts
+
+
+def plan(
+    photos: list[Photo],
+    per_part: int,
+    given: Mapping[str, Mapping[str, str]],
+    digests: Mapping[str, str],
+    held_out: Collection[str],
+) -> dict[str, Row]:
+    """File name -> part, as `run_job` hands it to `make`. The name tells of all photographs that decide its rows."""
+    named: dict[str, Row] = {}
+    for group in split(photos, per_part):
+        described = [_described(photo, given, digests, held_out) for photo in group]
+        identity = storage.digest_of([{**photo, "path": "", "given": []} for photo in described])
+        first = re.sub(r"[^A-Za-z0-9_.-]+", "_", group[0].image_id)[:40]
+        name = f"part-{first}-{identity}.parquet"
+        named[name] = {"part": name, "photos": described}
+    return named
+
+
+def _described(
+    photo: Photo, given: Mapping[str, Mapping[str, str]], digests: Mapping[str, str], held_out: Collection[str]
+) -> Row:
+    """A photo of a part, with the files of `given` that belong to it."""
+    files = [[what, paths[photo.image_id]] for what, paths in given.items() if photo.image_id in paths]
+    return {
+        "image_id": photo.image_id,
+        "path": photo.path,
+        "digest": photo.digest,
+        "split": "val" if photo.image_id in held_out else "train",
+        "given": files,
+        "given_digests": [[what, digests.get(path, "")] for what, path in files],
+    }
 
 
 def run_job(
@@ -120,36 +159,52 @@ def run_job(
     given: Mapping[str, Mapping[str, str]] | None = None,
     unit: tuple[str, int] = ("rows", 1),
     most_rejected: int = sys.maxsize,
+    digests: Mapping[str, str] | None = None,
+    held_out: Collection[str] = (),
 ) -> None:
-    """Make every missing part of `sink.folder`, or those up to more than `most_rejected` bad files.
+    """Make every missing part of `sink.folder`, or those up to more than `most_rejected` bad files; at the end delete
+    those that belong to photographs of before.
 
-    `make` turns `{"part", "photos": [{"image_id", "path", "given"}]}` (enriched by `actors` first, if any) into the
-    same with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}]) and `counts` ({name: int}).
-    `given`: files that others made of the photographs, by what they show and image_id; a photo's `given` is a list of
-    [what, path]. `unit`: what the progress line counts, and how many of them a row is.
+    `make` turns `{"part", "photos": [{"image_id", "path", "digest", "split", "given", "given_digests"}]}` (enriched by
+    `actors` first, if any) into the same with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}], those of the
+    actors with "too_small") and `counts` ({name: int}). `given`: files that others made of the photographs, by what
+    they show and image_id, with their `digests` by path; a photo's `given` is a list of [what, path]. `held_out`:
+    image_ids of the split `val`. `unit`: what the progress line counts, and how many of them a row is.
     """
-    groups = split(photos, per_part)
+    wanted = plan(photos, per_part, given or {}, digests or {}, held_out)
     finished = set(storage.list_tables(sink.folder))
-    todo = [
-        {"part": number, "photos": [described(photo, given or {}) for photo in group]}
-        for number, group in enumerate(groups)
-        if _name(number) not in finished
-    ]
+    todo = [part for name, part in wanted.items() if name not in finished]
+    if finished:
+        log.info("%s: %d of %d parts stay", label, len(wanted) - len(todo), len(wanted))
+    if _make(label, todo, make, sink, actors, unit, most_rejected):
+        for name in finished - wanted.keys():
+            storage.delete(storage.join(sink.folder, name))
+
+
+def _make(
+    label: str,
+    todo: list[Row],
+    make: Callable[[Row], Row],
+    sink: PartSink,
+    actors: Actors | None,
+    unit: tuple[str, int],
+    most_rejected: int,
+) -> bool:
+    """Whether all were made, and it did not give up."""
     if not todo:
-        return
+        return True
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
     missing = sum(len(part["photos"]) for part in todo)
-    if missing < len(photos):
-        log.info("%s: %d of %d images were done before", label, len(photos) - missing, len(photos))
     with _Progress(label, missing, *unit, quiet=context.enable_progress_bars) as progress:
         for start in range(0, len(todo), PARTS_AT_ONCE):
             dataset = _dataset(todo[start : start + PARTS_AT_ONCE], make, sink, actors)
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 progress.add(batch)
                 if progress.rejected > most_rejected:
-                    return  # `collect` will refuse them: better now than after hours
+                    return False  # `collect` will refuse them: better now than after hours
+    return True
 
 
 def _dataset(todo: list[Row], make: Callable[[Row], Row], sink: PartSink, actors: Actors | None) -> ray.data.Dataset:
@@ -168,16 +223,6 @@ def _dataset(todo: list[Row], make: Callable[[Row], Row], sink: PartSink, actors
         actors.cls, fn_constructor_args=actors.arguments, compute=pool, num_cpus=0, num_gpus=actors.num_gpus
     )
     return upscaled.map(work, num_cpus=1)
-
-
-def _name(part: int) -> str:
-    return f"part-{part:05d}.parquet"
-
-
-def described(photo: Photo, given: Mapping[str, Mapping[str, str]]) -> Row:
-    """A photo of a part, with the files of `given` that belong to it."""
-    files = [[what, paths[photo.image_id]] for what, paths in given.items() if photo.image_id in paths]
-    return {"image_id": photo.image_id, "path": photo.path, "given": files}
 
 
 class _Progress:
@@ -253,13 +298,26 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
         log.warning("rejected %s: %s", entry["path"], entry["reason"])
     if len(rejected) > MOST_NAMED:
         log.warning("%d more are in %s", len(rejected) - MOST_NAMED, storage.join(folder, "rejected"))
-    if len(rejected) > most_bad(on_bad, max_bad_fraction, total["images"]):
+    bad = rejected if on_bad == "fail" else _bad(rejected)
+    if len(bad) > most_bad(on_bad, max_bad_fraction, total["images"]):
         for name, summary in zip(names, found, strict=True):
             if summary["rejected"]:  # the next attempt must look at the mended files again
                 storage.delete(storage.join(folder, name))
-        worst = "; ".join(f"{entry['path']}: {entry['reason']}" for entry in rejected[:3])
-        raise UserError(
-            f"{len(rejected)} of the {total['images']} images read so far cannot be used ({worst}). Remove or mend "
-            f"them, or set data.on_bad_image=skip and data.max_bad_fraction (now {on_bad}, {max_bad_fraction})"
-        )
+        raise UserError(too_many(bad, total["images"], on_bad, max_bad_fraction))
     return {**total, "rows": sum(footer.num_rows for footer in footers)}
+
+
+def _bad(rejected: list[Row]) -> list[Row]:
+    """Without photographs that are whole but too small: by the stage `patches`, which takes them, they are vouched for,
+    and to remove them would mean to build it again."""
+    return [entry for entry in rejected if not entry.get("too_small")]
+
+
+def too_many(rejected: list[dict[str, str]], num_images: int, on_bad: str, max_bad_fraction: float) -> str:
+    """What to say of more bad files than are taken for an accident."""
+    worst = "; ".join(f"{entry['path']}: {entry['reason']}" for entry in rejected[:3])
+    return (
+        f"{len(rejected)} of the {num_images} images read so far cannot be used ({worst}). Remove or mend them, or set "
+        f"data.on_bad_image=skip and data.max_bad_fraction (now {on_bad}, {max_bad_fraction}), and give the same "
+        "command again: what is made of the others stays"
+    )

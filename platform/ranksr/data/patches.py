@@ -7,6 +7,7 @@ import pyarrow as pa
 from ranksr import images
 from ranksr.config import SCALE, Data
 from ranksr.data import parts, sources
+from ranksr.data.sources import Photo
 
 SCHEMA = pa.schema(
     [
@@ -25,8 +26,6 @@ SCHEMA = pa.schema(
 class _Cut:
     sub_image_px: int
     stride_px: int
-    smallest_px: int
-    validation: frozenset[str]
 
     def __call__(self, part: parts.Row) -> parts.Row:
         rows: list[parts.Row] = []
@@ -40,12 +39,7 @@ class _Cut:
 
     def _rows(self, photo: dict[str, str]) -> list[parts.Row]:
         hr = images.crop_to_multiple(sources.read_photo(photo["path"]))
-        if min(hr.shape[:2]) < self.smallest_px:
-            raise ValueError(
-                f"{hr.shape[1]}x{hr.shape[0]} px is smaller than the training crop of {self.smallest_px} px"
-            )
         lr = images.downscale(hr)
-        split = "val" if photo["image_id"] in self.validation else "train"
         height, width = (min(self.sub_image_px, side) for side in hr.shape[:2])
         corners = [
             (y, x)
@@ -57,7 +51,7 @@ class _Cut:
                 "image_id": photo["image_id"],
                 "y": y,
                 "x": x,
-                "split": split,
+                "split": photo["split"],
                 "hr": images.encode_png(hr[y : y + height, x : x + width]),
                 "lr": images.encode_png(lr[y // SCALE : (y + height) // SCALE, x // SCALE : (x + width) // SCALE]),
             }
@@ -65,12 +59,17 @@ class _Cut:
         ]
 
 
-def write_patches(folder: str, data: Data, smallest_px: int, seed: int) -> dict[str, object]:
-    """Cut every photograph of `data.hr` into sub-images of at least `smallest_px`, as Parquet in `folder`."""
-    photos = sources.list_photos(data.hr)
-    validation = sources.validation_ids(photos, data.val_fraction, seed)
-    cut = _Cut(data.sub_image_px, data.sub_image_stride_px, smallest_px, validation)
-    sink = parts.PartSink(folder, SCHEMA)
-    most = parts.most_rejected(data, len(photos))
-    parts.run_job("patches", photos, data.images_per_part, cut, sink, unit=("sub-images", 1), most_rejected=most)
+def write_patches(folder: str, photos: list[Photo], data: Data, seed: int) -> dict[str, object]:
+    """Cut every photograph into sub-images, as Parquet in `folder`. Those of a small one are as large as it is."""
+    cut = _Cut(data.sub_image_px, data.sub_image_stride_px)
+    parts.run_job(
+        "patches",
+        photos,
+        data.images_per_part,
+        cut,
+        parts.PartSink(folder, SCHEMA),
+        unit=("sub-images", 1),
+        most_rejected=parts.most_rejected(data, len(photos)),
+        held_out=sources.validation_ids(photos, data.val_fraction, seed),
+    )
     return parts.collect(folder, data.on_bad_image, data.max_bad_fraction)

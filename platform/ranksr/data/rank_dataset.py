@@ -12,10 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from ranksr import images, metrics
-from ranksr.config import Data, RankDataset
+from ranksr.config import Data, RankDataset, UserError
 from ranksr.data import parts, sources
 from ranksr.data.labels import label_values
 from ranksr.data.score import Judge
+from ranksr.data.sources import Photo
 
 if TYPE_CHECKING:
     from ranksr.data.upscale import UpscaleActors  # with torch, which the scoring workers do without
@@ -56,14 +57,18 @@ class Locate:
     metrics: tuple[str, ...]
     rules: RankDataset
     judge: Judge
-    validation: frozenset[str]
     fingerprints: Mapping[str, str]
+    """Of what makes every row; an image that was made elsewhere has its own."""
 
     def __call__(self, part: parts.Row) -> parts.Row:
         rows: list[parts.Row] = []
         counts = dict.fromkeys(FILTERS, 0)
+        described = {photo["image_id"]: photo for photo in part["photos"]}
         for photo in part.pop("images"):
-            rows += self._locations(photo, counts)
+            about = described[photo["image_id"]]
+            fingerprints = {**self.fingerprints, **dict(about["given_digests"])}
+            for row in self._locations(photo, counts):
+                rows.append({**row, "split": about["split"], "fingerprints": list(fingerprints.items())})
         return {**part, "rows": rows, "counts": counts}
 
     def _locations(self, photo: parts.Row, counts: dict[str, int]) -> list[parts.Row]:
@@ -115,9 +120,7 @@ class Locate:
             "image_id": image_id,
             "y": y,
             "x": x,
-            "split": "val" if image_id in self.validation else "train",
             "profile": self.judge.profile,
-            "fingerprints": list(self.fingerprints.items()),
             "methods": list(self.methods),
             "pngs": [images.encode_png(np.ascontiguousarray(patch)) for patch in patches],
             **values,
@@ -141,10 +144,13 @@ class Made:
     """Method to the folder of its images, for those that are `given`."""
     fingerprints: Mapping[str, str]
     """Of the methods and of the scoring models, for the rows."""
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Of the content of the images that are `given`, by path."""
 
 
 def write_rank_dataset(
     folder: str,
+    photos: list[Photo],
     data: Data,
     rules: RankDataset,
     made: Made,
@@ -153,21 +159,28 @@ def write_rank_dataset(
     actors: "UpscaleActors",
     seed: int,
 ) -> dict[str, Any]:
-    """Make the rank dataset of `data.hr`. `names`: the metrics to store; `rules.gap.metric` is one of them, or pi."""
+    """Make the rank dataset of `photos`. `names`: the metrics to store; `rules.gap.metric` is one of them, or pi."""
     methods = {**made.by, "hr": "hr"}  # every row holds the original too
-    photos = sources.list_photos(data.hr)
-    validation = sources.validation_ids(photos, data.val_fraction, seed)
     missing = parts.most_bad(data.on_bad_image, data.max_bad_fraction, len(photos))
     given = {name: sources.match_images(name, path, photos, missing) for name, path in made.folders.items()}
     parts.run_job(
         "rank_dataset",
         photos,
         data.images_per_part,
-        Locate(tuple(methods), names, rules, judge, validation, made.fingerprints),
+        Locate(tuple(methods), names, rules, judge, made.fingerprints),
         parts.PartSink(folder, schema(names)),
         actors.of(methods, rules.patch_px),
         given,
         unit=("patches", len(methods)),
         most_rejected=parts.most_rejected(data, len(photos)),
+        digests=made.digests,
+        held_out=sources.validation_ids(photos, data.val_fraction, seed),
     )
-    return parts.collect(folder, data.on_bad_image, data.max_bad_fraction)
+    results = parts.collect(folder, data.on_bad_image, data.max_bad_fraction)
+    if not results["rows"]:
+        raise UserError(
+            f"none of the {len(photos)} photographs has a location that the rules of rank_dataset keep "
+            f"(rank_dataset.patch_px={rules.patch_px}): lower patch_px, min_sigma or gap.more_than and delete "
+            f"{folder}, or give larger photographs"
+        )
+    return results

@@ -26,6 +26,8 @@ class Photo:
     """What `read_photo` takes, valid on every node."""
     size: int = 0
     """Of the file, in bytes; 0 where it is not known."""
+    digest: str = ""
+    """Of the content; see `digests.digested`."""
 
 
 def list_photos(source: str) -> list[Photo]:
@@ -34,7 +36,7 @@ def list_photos(source: str) -> list[Photo]:
     if source.startswith(WHEEL):
         names = sorted(source.removeprefix(WHEEL).split(","))
         for name in names:
-            _wheel_file(name)
+            wheel_file(name)
         return [Photo(name, f"{WHEEL}{name}") for name in names]
     if not storage.exists(source):
         raise UserError(
@@ -100,19 +102,13 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + ", ..." * (len(names) > 3)
 
 
-def source_digest(source: str) -> str:
-    """Identity of a source's content: file names and sizes, not the folder's own name."""
-    list_photos(source)  # says what is wrong with the source, if anything
-    return storage.digest_of(sorted(source.split(","))) if source.startswith(WHEEL) else storage.digest(source)
-
-
 def read_photo(path: str) -> np.ndarray:
     """One photograph as uint8 HWC RGB. Raises ValueError with the reason where it cannot be read.
 
     Raises StorageError where the store is to blame: no photograph is rejected because a server was away.
     """
     if path.startswith(WHEEL):
-        path = _wheel_file(path.removeprefix(WHEEL))
+        path = wheel_file(path.removeprefix(WHEEL))
     if not storage.is_remote(path) and os.path.islink(path) and not os.path.exists(path):
         raise ValueError(f"the link leads to {os.readlink(path)}, which does not exist")
     if not storage.is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
@@ -124,8 +120,9 @@ def read_photo(path: str) -> np.ndarray:
     return images.decode_photograph(data)
 
 
-def _wheel_file(name: str) -> str:
-    # Found without importing scikit-image: each node has its own copy of the wheel.
+def wheel_file(name: str) -> str:
+    """Path of a photograph in scikit-image's wheel, of which each node has its own copy. Raises UserError."""
+    # Found without importing scikit-image.
     found = importlib.util.find_spec("skimage")
     assert found is not None
     assert found.origin is not None

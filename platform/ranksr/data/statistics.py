@@ -29,7 +29,7 @@ READERS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """A rank dataset without its patches: L locations of M methods, in the order of files and rows."""
+    """A rank dataset without its patches: L locations of M methods, in the order of image_id, y and x."""
 
     stage: Stage
     ranker: RankerConfig
@@ -165,6 +165,8 @@ def read_scores(stage: Stage, ranker: RankerConfig) -> Scores:
     read = functools.partial(storage.read_table, columns=[*KEYS, *names])
     with concurrent.futures.ThreadPoolExecutor(READERS) as pool:
         tables = list(pool.map(read, [stage.path(name) for name in files]))
+    in_order = sorted(zip(files, tables, strict=True), key=lambda each: each[1]["image_id"].to_pylist()[:1])
+    files, tables = [name for name, _ in in_order], [part for _, part in in_order]
     table = pa.concat_tables(tables)
     starts = np.cumsum([0, *map(len, tables)])
     methods = ranker.methods

@@ -34,6 +34,10 @@ def upscale(generator: torch.nn.Module, lr: np.ndarray, device: str = "cpu") -> 
     return sr
 
 
+class TooSmallError(ValueError):
+    """A photograph into which no patch fits: left out, but no bad file."""
+
+
 class Upscaler:
     """Adds `{"images": [{"image_id", "path", "height", "width", "pngs": [bytes per method]}]}` to a part.
 
@@ -61,14 +65,15 @@ class Upscaler:
             try:
                 done.append(self._every_method(photo))
             except ValueError as error:
-                rejected.append({"path": photo["path"], "reason": str(error)})
+                too_small = isinstance(error, TooSmallError)
+                rejected.append({"path": photo["path"], "reason": str(error), "too_small": too_small})
         return {**part, "images": done, "rejected": rejected}
 
     def _every_method(self, photo: parts.Row) -> parts.Row:
         hr = images.crop_to_multiple(sources.read_photo(photo["path"]))
         height, width = hr.shape[:2]
         if min(height, width) < self.smallest_px:
-            raise ValueError(f"{width}x{height} px is smaller than a patch of {self.smallest_px} px")
+            raise TooSmallError(f"{width}x{height} px is smaller than a patch of {self.smallest_px} px")
         given = dict(photo["given"])
         lr = None
         pngs = []

@@ -76,7 +76,25 @@ class SRJob:
             ranker=checkpoints.load_ranker(self.ranker) if self.ranker else None,
             validation=[held_out.pair(index) for index in chosen],
         )
-        return learner, CropFeed(SubImages(copy.read(self.patches, "train")), method.hr_patch_px, seed_of(self)).batch
+        crops = SubImages(copy.read(self.patches, "train"), method.hr_patch_px)
+        self._tell_left_out(crops, world)
+        return learner, CropFeed(crops, method.hr_patch_px, seed_of(self)).batch
+
+    def _tell_left_out(self, crops: SubImages, world: World) -> None:
+        """Log the photographs that are too small to crop from. Raises UserError where no other is left."""
+        names, key = crops.left_out, f"methods.{self.method}.hr_patch_px"
+        size = self.config.methods[self.method].hr_patch_px
+        some = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+        if not len(crops):
+            raise UserError(
+                f"none of the {crops.num_photographs} training photographs has {key}={size} px on both sides ({some}): "
+                "lower it, or give larger photographs"
+            )
+        if names and world.is_first:
+            log.warning(
+                "%s: %d of %d training photographs are left out, smaller than %s=%d px: %s",
+                *(self.method, len(names), crops.num_photographs, key, size, some),
+            )
 
     def conclude(self, learner: Learner, place: Place, world: World) -> dict[str, Any]:
         """What else a finished training leaves: nothing."""

@@ -1,0 +1,138 @@
+"""Identity: what decides the result of a stage, and no more."""
+
+import pathlib
+
+import pytest
+
+from ranksr import identity, pipeline
+from ranksr.config import Config
+from ranksr.runs import Run, Stage
+
+MODELS = {"scoring.niqe_model": "n1", "scoring.ma_model": "m1"}
+KEY = "methods.ranksrgan"
+
+
+def best_by(metric: str) -> list[str]:
+    return [f"{KEY}.train.checkpoint=best", f"{KEY}.train.best_metric={metric}"]
+
+
+def training(config: Config, *changes: str, models: dict[str, str] = MODELS) -> identity.Identity:
+    return identity.training(config.with_overrides(changes), KEY, {"patches": "p"}, models)
+
+
+def test_with_the_last_weights_no_validation_and_no_scoring_is_part_of_a_training(demo: Config) -> None:
+    made = training(demo)
+    assert made.inputs == {"patches": "p"}
+    assert not [key for key in made.settings if key.startswith(("scoring", "validation"))]
+    assert not [key for key in made.settings if "validate" in key or "best_metric" in key]
+    assert made.remarks == {
+        "validation.num_patches": demo.validation.num_patches,
+        "scoring.profile": "pirm",
+        f"{KEY}.train.validate_every_steps": demo.methods["ranksrgan"].train.validate_every_steps,
+        f"{KEY}.train.best_metric": None,
+        **MODELS,
+    }
+
+
+@pytest.mark.parametrize(
+    ("metric", "needs"),
+    [("psnr", set()), ("niqe", {"scoring.niqe_model"}), ("pi", {"scoring.niqe_model", "scoring.ma_model"})],
+)
+def test_with_the_best_weights_what_the_best_metric_is_computed_by_is_part(
+    demo: Config, metric: str, needs: set[str]
+) -> None:
+    made = training(demo, *best_by(metric))
+    assert made.inputs.keys() == {"patches", *needs}
+    assert made.settings[f"{KEY}.train.best_metric"] == metric
+    assert {"validation.num_patches", f"{KEY}.train.validate_every_steps"} <= made.settings.keys()
+    assert ("scoring.profile" in made.settings) == bool(needs)
+    assert made.remarks.keys() == {*MODELS, "scoring.profile"} - needs - made.settings.keys()
+
+
+def test_the_best_ranker_depends_on_its_validations_and_the_last_does_not(demo: Config) -> None:
+    last, best = (
+        identity.training(demo.with_overrides(changes), "ranker", {}, {})
+        for changes in ([], ["ranker.train.checkpoint=best", "ranker.train.best_metric=srocc"])
+    )
+    assert "validation.num_patches" in last.remarks
+    assert "validation.num_patches" in best.settings
+    assert not best.remarks
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "methods.srgan.hr_patch_px=96",
+        "ranker.margin=0.1",
+        "discriminator.features=8",
+        "methods.ranksrgan.adversarial=relativistic",
+    ],
+)
+def test_a_training_is_not_affected_by_keys_that_it_does_not_read(demo: Config, change: str) -> None:
+    alone = [f"{KEY}.weights={{pixel: 1, perceptual: 0, adversarial: 0, rank_content: 0}}"]
+    assert training(demo, *alone) == training(demo, *alone, change)
+
+
+@pytest.mark.parametrize(
+    "change", [f"{KEY}.train.steps=7", f"{KEY}.hr_patch_px=32", "seed=5", f"{KEY}.train.checkpoint=best"]
+)
+def test_a_training_is_affected_by_what_it_reads(demo: Config, change: str) -> None:
+    metric = [f"{KEY}.train.best_metric=psnr"]
+    assert training(demo, *metric).settings != training(demo, *metric, change).settings
+
+
+def stage(made: identity.Identity) -> Stage:
+    return Stage("any", "/any", "f", made.settings, made.inputs, "done", {}, made.remarks)
+
+
+def test_a_curve_that_is_compared_counts(demo: Config) -> None:
+    """Early stopping compares validations: a training that others made with other ones is no part of it."""
+    made, other = training(demo), training(demo, "validation.num_patches=99")
+    assert made.settings == other.settings
+    assert identity.watched(made).settings != identity.watched(other).settings
+    assert identity.is_made_as(stage(made), stage(identity.watched(made)))
+    assert not identity.is_made_as(stage(other), stage(identity.watched(made)))
+    assert not identity.is_made_as(stage(training(demo, models={})), stage(identity.watched(made)))
+
+
+def rank_dataset(config: Config, models: dict[str, str]) -> Stage:
+    return stage(identity.rank_dataset(config, {"srgan": "g"}, models))
+
+
+def test_a_finished_rank_dataset_serves_a_ranker_whose_metric_it_stores(demo: Config) -> None:
+    both = demo.with_overrides(["ranker.metric=niqe", "scoring.ma_model=fit"])
+    alone = demo.with_overrides(["ranker.metric=niqe", "scoring.ma_model=null", "scoring.metrics=[niqe]"])
+    niqe = {"scoring.niqe_model": "n1"}
+    assert identity.holds_labels(both, rank_dataset(alone, niqe), rank_dataset(both, MODELS))  # PI came to the tables
+    assert identity.holds_labels(alone, rank_dataset(both, MODELS), rank_dataset(alone, niqe))  # and went
+    by_ma = both.with_overrides(["ranker.metric=ma"])
+    assert not identity.holds_labels(by_ma, rank_dataset(alone, niqe), rank_dataset(by_ma, MODELS))
+    assert identity.holds_labels(by_ma, rank_dataset(both, MODELS), rank_dataset(by_ma, MODELS))
+    other = {**MODELS, "scoring.ma_model": "m2"}
+    assert identity.holds_labels(both, rank_dataset(both, other), rank_dataset(both, MODELS))
+    assert not identity.holds_labels(by_ma, rank_dataset(both, other), rank_dataset(by_ma, MODELS))
+    changed = both.with_overrides(["rank_dataset.stride_px=32"])
+    assert not identity.holds_labels(changed, rank_dataset(both, MODELS), rank_dataset(changed, MODELS))
+
+
+def test_an_evaluation_depends_on_the_models_of_its_own_metrics(demo: Config) -> None:
+    changed = demo.with_overrides(["scoring.metrics=[niqe, psnr]"])
+    assert identity.evaluation(changed, {}, MODELS).inputs == {"scoring.niqe_model": "n1"}
+    changed = demo.with_overrides(["scoring.metrics=[pi]", "scoring.ma_model=fit"])
+    assert identity.evaluation(changed, {}, MODELS).inputs == MODELS
+
+
+def test_opinions_count_with_the_content_of_the_images_that_they_are_of(demo: Config, tmp_path: pathlib.Path) -> None:
+    config = demo.with_overrides(["scoring.ma_model=fit", f"scoring.ma_opinions={tmp_path / 'opinions.csv'}"])
+    (tmp_path / "opinions.csv").write_text("image,opinion\na.png,5\nb.png,7\na.png,6\n")
+
+    def fingerprint() -> str:
+        run = Run(str(tmp_path / "run"))
+        return pipeline.calibration_ma(pipeline.Context(config, run, start_ray=lambda: None, dry=True)).fingerprint
+
+    (tmp_path / "a.png").write_bytes(b"1")
+    before = fingerprint()
+    (tmp_path / "unrated.png").write_bytes(b"1")
+    assert fingerprint() == before
+    (tmp_path / "a.png").write_bytes(b"2")
+    assert fingerprint() != before
