@@ -16,8 +16,9 @@ from ranksr.train.world import World
 
 
 @pytest.fixture
-def job(tmp_path: pathlib.Path, photograph: np.ndarray, demo: Config) -> SRJob:
+def job(tmp_path: pathlib.Path, photograph: np.ndarray, demo: Config, monkeypatch: pytest.MonkeyPatch) -> SRJob:
     """Of SRResNet; five training photographs of 32 to 96 px and one to validate on."""
+    monkeypatch.setattr(Judge, "load", lambda _: None)
     rows = []
     for name, side in (("a", 32), ("b", 40), ("c", 32), ("d", 40), ("e", 96), ("held out", 64)):
         hr = np.ascontiguousarray(photograph[:side, :side])
