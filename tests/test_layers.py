@@ -15,7 +15,8 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "platform" / "ranksr"
 LAYERS = [
     ("config_checks", "config_files"),
     ("config",),
-    ("images", "decoding", "storage", "progress", "downloads"),
+    ("decoding", "storage", "progress", "downloads"),
+    ("images", "listing"),
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
     ("train",),

@@ -133,7 +133,7 @@ def main(folder: str, num_workers: str, *fault: str) -> None:
     """The driver: with 0 workers without Ray, else as a stage of the pipeline."""
     from ranksr import progress
 
-    progress.log_to_stdout()
+    progress.log_lines()
     if num_workers == "0":
         return alone(pathlib.Path(folder))
     # With less, Train starts two workers again and again where a busy machine needs longer.

@@ -57,7 +57,8 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str] | None) -> argp
 
 def guarded(run: Callable[[argparse.Namespace], int], parsed: argparse.Namespace) -> int:
     """Exit code 2 and one line for a user's mistake, 130 after Ctrl+C; a crash keeps its traceback and exits with 1."""
-    progress.log_to_stdout("%(asctime)s %(message)s")
+    # A command that builds nothing prints its result, which may be JSON: its log is no part of that.
+    progress.log_lines("%(asctime)s %(message)s", None if "overrides" in parsed else sys.stderr)
     try:
         with _held:
             return run(parsed)

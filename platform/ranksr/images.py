@@ -16,9 +16,6 @@ from ranksr.decoding import decode_photograph as decode_photograph
 if TYPE_CHECKING:
     import torch  # scoring workers read images without it: 130 MB and a second less for each
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
-"""Of the files in a folder, in lower case, those taken for images."""
-
 
 def decode(png: bytes) -> np.ndarray:
     """uint8 HWC RGB of a PNG that `encode_png` made: faster than `decode_photograph`, and as lenient as OpenCV is."""

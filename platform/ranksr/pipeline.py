@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ranksr import evaluate, identity, metrics, report, storage
+from ranksr import evaluate, identity, metrics, preflight, report, storage
 from ranksr.config import Config, Method
 from ranksr.context import Context as Context
 from ranksr.data import calibration, digests, statistics
@@ -328,6 +328,7 @@ def build_stages(context: Context, overrides: list[str], last: Callable[[Context
     if missing:
         log.info("to build: %s", ", ".join(missing))
         storage.probe(context.run.root)
+        preflight.require_matches(context.config, context.photographs, missing)
         fetch_published(context.config, missing)
         context.start_ray()  # a cluster that is too small refuses before anything is written
         if context.run.parent is None:

@@ -1,10 +1,12 @@
 """What a config asks of metrics and validations, refused when it is loaded and not after hours of work."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 
-from ranksr import metrics
+from ranksr import metrics, storage
 from ranksr.config import Config, Training, UserError
+from ranksr.data import parts, sources
+from ranksr.data.sources import Photo
 from ranksr.train.loop import validated_by
 
 log = logging.getLogger(__name__)
@@ -64,6 +66,26 @@ def require_niqe_of_validation(config: Config, key: str, metric: str) -> None:
     """Raise UserError where `metric`, of the setting `key`, needs the NIQE of sub-images that are too small for it."""
     if metric in NEED_NIQE and (lack := _lacks_niqe(config)):
         raise UserError(f"{key}={metric}: {lack}, or choose psnr")
+
+
+def require_matches(config: Config, photographs: Callable[[str], list[Photo]], stages: Collection[str]) -> None:
+    """Match the images made elsewhere that these stages read with their photographs. Raises UserError.
+
+    `photographs`: those of a source.
+    """
+    data = config.data
+    folders = {name: path for name, path in config.external.items() if storage.is_folder(path)}
+    if "rank_dataset" in stages:
+        photos = photographs(config.rank_dataset.hr or data.hr)
+        most_missing = parts.most_bad(data.on_bad_image, data.max_bad_fraction, len(photos))
+        for name in (name for name in config.rank_dataset.methods if name in folders):
+            sources.match_images(name, folders[name], photos, most_missing)
+    for test_set in config.test_sets if "evaluation" in stages else ():
+        photos = photographs(test_set.hr)
+        for name in (name for name in config.evaluation.methods if name in folders):
+            sources.match_images(name, storage.join(folders[name], test_set.name), photos)
+        if test_set.lr:
+            sources.match_images("lr", test_set.lr, photos)
 
 
 def warn(config: Config) -> None:

@@ -5,12 +5,13 @@ Called once by whoever owns the process: the command line, a training worker, a 
 
 import logging
 import sys
+from typing import TextIO
 
 
-def log_to_stdout(line_format: str = "%(message)s") -> None:
-    """Send the INFO lines of `ranksr.*` to standard output; other libraries keep their own ways."""
+def log_lines(line_format: str = "%(message)s", stream: TextIO | None = None) -> None:
+    """Send the INFO lines of `ranksr.*` to standard output, or another stream; other libraries keep their own ways."""
     logger = logging.getLogger("ranksr")
-    handler = logging.StreamHandler(sys.stdout)
+    handler = logging.StreamHandler(stream or sys.stdout)
     handler.setFormatter(logging.Formatter(line_format, datefmt="%H:%M:%S"))
     logger.handlers[:] = [handler]
     logger.setLevel(logging.INFO)

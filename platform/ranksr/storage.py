@@ -62,7 +62,12 @@ def _filesystem(root: str) -> pyarrow.fs.FileSystem:
 
 
 def resolve(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
-    """The pyarrow file system of `path`, and the path inside it."""
+    """The pyarrow file system of `path`, and the path inside it. Raises UserError for a path that is not UTF-8."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        readable = os.fsencode(path).decode("utf-8", "backslashreplace")
+        raise UserError(f"{readable}: the name is not UTF-8; rename it") from None
     if not is_remote(path):
         return pyarrow.fs.LocalFileSystem(), absolute(path)
     scheme, _, rest = path.partition("://")

@@ -15,12 +15,6 @@ def test_a_folder_gives_its_images_in_order_and_nothing_else(tmp_path: pathlib.P
     assert [photo.image_id for photo in sources.list_photos(str(tmp_path))] == ["b", "c d é", "sub/a"]
 
 
-def test_files_that_differ_in_their_suffix_alone_keep_it(tmp_path: pathlib.Path) -> None:
-    for name in ("a.png", "a.jpg", "b.png"):
-        (tmp_path / name).write_bytes(b"x")
-    assert [photo.image_id for photo in sources.list_photos(str(tmp_path))] == ["a.jpg", "a.png", "b"]
-
-
 def test_photographs_of_the_wheel_are_read_by_name() -> None:
     photos = sources.list_photos("skimage:rocket,chelsea")
     assert [photo.image_id for photo in photos] == ["chelsea", "rocket"]

@@ -319,7 +319,7 @@ def _tune(
 
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
-        progress.log_to_stdout(f"{parameters['trial']}: %(message)s")
+        progress.log_lines(f"{parameters['trial']}: %(message)s")
         progress.quieten_ray_data()
         # The bars of several trials would be drawn over each other.
         ray.data.DataContext.get_current().enable_progress_bars = False

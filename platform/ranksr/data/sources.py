@@ -1,16 +1,16 @@
 """Where photographs come from: folders, s3:// prefixes, and the pictures in scikit-image's wheel."""
 
-import collections
 import dataclasses
 import hashlib
 import importlib.util
 import logging
 import os
 import pathlib
+import unicodedata
 
 import numpy as np
 
-from ranksr import images, storage
+from ranksr import images, listing, storage
 from ranksr.config import UserError
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,7 @@ WHEEL = "skimage:"
 @dataclasses.dataclass(frozen=True)
 class Photo:
     image_id: str
-    """Path inside the source without suffix; with it where two files differ in nothing else."""
+    """Path inside the source without suffix, in Unicode's form NFC."""
     path: str
     """What `read_photo` takes, valid on every node."""
     size: int = 0
@@ -31,8 +31,12 @@ class Photo:
 
 
 def list_photos(source: str) -> list[Photo]:
-    """Every image file of a source, sorted by path, links that lead nowhere included: what cannot be read is for the
-    reader to reject by name. Raises UserError where there is none."""
+    """Every photograph of a source, sorted by path, links that lead nowhere included: what cannot be read is for the
+    reader to reject by name.
+
+    Raises UserError where there is none, where two files answer to one name, and where one picture is there twice, as
+    itself and smaller (`listing.require_originals`).
+    """
     if source.startswith(WHEEL):
         names = sorted(source.removeprefix(WHEEL).split(","))
         for name in names:
@@ -40,62 +44,39 @@ def list_photos(source: str) -> list[Photo]:
         return [Photo(name, f"{WHEEL}{name}") for name in names]
     if not storage.exists(source):
         raise UserError(
-            f"{storage.absolute(source)} does not exist; give the folder of your photographs, e.g. data.hr=/data/DIV2K"
+            f"{storage.absolute(source)} does not exist; give the folder of your photographs, "
+            "e.g. data.hr=/data/DIV2K/DIV2K_train_HR"
         )
     if not storage.is_folder(source):
-        return [Photo(pathlib.PurePath(source).stem, storage.absolute(source))]
-    listed = storage.list_files(source) if storage.is_remote(source) else _walk(storage.absolute(source))
-    files = [(name, size) for name, size in listed if name.lower().endswith(images.SUFFIXES)]
-    if not files:
-        raise UserError(
-            f"{storage.absolute(source)} holds no image file ({', '.join(images.SUFFIXES)}); "
-            "give a folder of photographs"
-        )
-    stems = [str(pathlib.PurePosixPath(name).with_suffix("")) for name, _ in files]
-    count = collections.Counter(stems)
-    return [
-        Photo(stem if count[stem] == 1 else name, storage.join(storage.absolute(source), name), size)
-        for stem, (name, size) in zip(stems, files, strict=True)
-    ]
-
-
-def _walk(folder: str) -> list[tuple[str, int]]:
-    """(path relative to `folder`, size) of all that is no folder; pyarrow's listing leaves broken links out."""
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"{error.filename} cannot be listed: {error.strerror}; change its permissions, or move it away")
-
-    found: list[tuple[str, int]] = []
-    entered: set[str] = set()
-    for place, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
-        if os.path.realpath(place) in entered:
-            folders.clear()  # a link that leads back up
-            continue
-        entered.add(os.path.realpath(place))
-        for path in (os.path.join(place, name) for name in names):
-            found.append((os.path.relpath(path, folder), os.stat(path).st_size if os.path.exists(path) else 0))
-    return sorted(found)
+        path = storage.absolute(source)
+        return [Photo(unicodedata.normalize("NFC", pathlib.PurePath(path).stem), path)]
+    images_found = listing.list_images(source)
+    listing.require_originals(source, images_found)
+    return [Photo(image.name, image.path, image.size) for image in images_found]
 
 
 def match_images(what: str, folder: str, photos: list[Photo], most_missing: int = 0) -> dict[str, str]:
-    """image_id to the image that others made of the photograph: the one of the same name in `folder`.
+    """image_id to the image that others made of the photograph: the one in `folder` of the same name, or of a name
+    that differs by an end that says so (`listing.ASIDE`), as 0801x4 for 0801.
 
     Images without a photograph are named in the log, and so are photographs without an image; UserError when these
     are more than `most_missing`.
     """
-    found = {photo.image_id: photo.path for photo in list_photos(folder)}
-    wanted = {photo.image_id for photo in photos}
-    missing, extra = sorted(wanted - found.keys()), sorted(found.keys() - wanted)
+    images_found = listing.list_images(folder)
+    found = listing.match([photo.image_id for photo in photos], images_found)
+    taken = {image.path for image in found.values()}
+    missing = sorted(photo.image_id for photo in photos if photo.image_id not in found)
+    extra = sorted(image.name for image in images_found if image.path not in taken)
     if extra:
-        log.warning("%s: %d images of %s belong to no photograph: %s", what, len(extra), folder, _some(extra))
+        listing.say_once(f"{what}: {len(extra)} images of {folder} belong to no photograph: {_some(extra)}")
     if len(missing) > most_missing:
         raise UserError(
             f"{what}: {folder} has no image of {len(missing)} of {len(photos)} photographs ({_some(missing)}): add "
             "them under the photographs' names, or leave these photographs out"
         )
     if missing:
-        log.warning("%s: %s has no image of %d photographs: %s", what, folder, len(missing), _some(missing))
-    return {image_id: path for image_id, path in found.items() if image_id in wanted}
+        listing.say_once(f"{what}: {folder} has no image of {len(missing)} photographs: {_some(missing)}")
+    return {image_id: image.path for image_id, image in found.items()}
 
 
 def _some(names: list[str]) -> str:
@@ -107,6 +88,8 @@ def read_photo(path: str) -> np.ndarray:
 
     Raises StorageError where the store is to blame: no photograph is rejected because a server was away.
     """
+    if path.startswith(listing.NOT_UTF8):
+        raise ValueError("its name is not UTF-8: rename it")
     if path.startswith(WHEEL):
         path = wheel_file(path.removeprefix(WHEEL))
     if not storage.is_remote(path) and os.path.islink(path) and not os.path.exists(path):

@@ -3,13 +3,13 @@
 import argparse
 import concurrent.futures
 import io
-import json
 import math
 import multiprocessing
 import os
 import pathlib
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ranksr import storage
+from ranksr import listing, storage
 from ranksr.config import UserError
-from ranksr.images import SUFFIXES, decode_photograph
+from ranksr.images import decode_photograph
 from ranksr.metrics.profiles import PROFILES
 from ranksr.metrics.scorer import Models, load_models, score_batch
 from ranksr.metrics.scores import FITTED, Score, mean_score, unscorable
@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> int:
     note = fitted_note(request, models)
     if args.json:
         for row in rows:
-            print(json.dumps(_record(row, request, note)))
+            print(storage.to_json(_record(row, request, note)))
     else:
         print(format_table(rows, request, note))
     if args.out:
@@ -108,8 +108,8 @@ def score_paths(
     _models(request)  # a user's mistake, a download and the compiler come before the processes
     if needing := [name for name in request.metrics if reference is None and metric_info(name).needs_reference]:
         raise UserError(f"{', '.join(needing)} compare with a reference: give --reference DIR")
-    work = [(path, _reference_of(path, root, reference)) for path, root in _find(paths)]
-    jobs = jobs or len(os.sched_getaffinity(0))
+    work = _with_references(_find(paths), reference)
+    jobs = jobs or _cores()
     size = max(1, min(MAX_CHUNK, len(work) // (4 * jobs)))
     chunks = [work[start : start + size] for start in range(0, len(work), size)]
     rows: list[Row] = []
@@ -119,6 +119,11 @@ def score_paths(
         if progress:
             progress(len(rows), len(work), time.monotonic() - began)
     return rows
+
+
+def _cores() -> int:
+    """Cores that this process may use; macOS does not tell, and gives all."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _map(chunks: list[list[tuple[str, str | None]]], request: Request, jobs: int) -> Iterator[list[Row]]:
@@ -169,35 +174,42 @@ def _models(request: Request) -> Models:
 
 def _read(path: str) -> np.ndarray | str:
     """The image, or why it cannot be read."""
+    if path.startswith(listing.NOT_UTF8):
+        return "its name is not UTF-8: rename it"
     try:
-        return decode_photograph(pathlib.Path(path).read_bytes())
+        if not storage.is_remote(path) and os.path.isdir(path):
+            return "it is a folder"
+        return decode_photograph(storage.read_bytes(path))
     except OSError as error:
-        return error.strerror or str(error)
+        return error.strerror or " ".join(str(error).split())
     except ValueError as error:
         return str(error)
 
 
-def _find(paths: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """(file, folder that it was found in) for each image; a path that is no folder stands for itself."""
+def _find(paths: Sequence[str]) -> list[tuple[str, str]]:
+    """(file, its name inside the given folder, without suffix) for each image; what is no folder stands for itself."""
+    found: list[tuple[str, str]] = []
     for path in paths:
-        if not os.path.isdir(path):
-            yield path, os.path.dirname(path)
-            continue
-        files = sorted(file for file in pathlib.Path(path).rglob("*") if file.suffix.lower() in SUFFIXES)
-        if not files:
-            raise UserError(f"{path} holds no image ({', '.join(SUFFIXES)})")
-        yield from ((str(file), path) for file in files)
+        if listing.escaped(path) != path:
+            found.append((listing.NOT_UTF8 + listing.escaped(path), listing.escaped(path)))
+        elif storage.is_folder(path):
+            absolute = storage.absolute(path)
+            images = listing.list_images(path, told_apart=False)
+            found += [(image.path.replace(absolute, path.rstrip("/"), 1), image.name) for image in images]
+        else:
+            found.append((path, unicodedata.normalize("NFC", pathlib.PurePath(path).stem)))
+    return found
 
 
-def _reference_of(path: str, root: str, reference: str | None) -> str | None:
-    """The reference under the same name, or under the same name with another suffix; None when there is none."""
+def _with_references(found: list[tuple[str, str]], reference: str | None) -> list[tuple[str, str | None]]:
+    """(file, its reference: that of the same name, or of the same picture as `listing.match` knows; None without).
+
+    Raises UserError for a folder that is not there, and where two of its files answer to one name.
+    """
     if reference is None:
-        return None
-    twin = pathlib.Path(reference, os.path.relpath(path, root or "."))
-    if twin.exists():
-        return str(twin)
-    others = (twin.with_suffix(suffix) for suffix in SUFFIXES)
-    return next((str(other) for other in others if other.exists()), None)
+        return [(path, None) for path, _ in found]
+    twins = listing.match([name for _, name in found], listing.list_images(reference))
+    return [(path, twins[name].path if name in twins else None) for path, name in found]
 
 
 def fitted_note(request: Request, models: Models) -> str | None:
@@ -211,9 +223,11 @@ def fitted_note(request: Request, models: Models) -> str | None:
 
 
 def _record(row: Row, request: Request, note: str | None) -> dict[str, Any]:
-    """One line of JSON or one row of a file. A number that JSON does not have (NaN, infinity) is null."""
-    values = {name: score.value if math.isfinite(score.value) else None for name, score in row.scores.items()}
-    return {"image": row.image, **values, "reason": row.reason, "profile": request.profile, "note": note}
+    """One row of a file. No score is null; an infinite one is a score, with a reason of its own."""
+    values = {name: None if math.isnan(score.value) else score.value for name, score in row.scores.items()}
+    infinite = [name for name, value in values.items() if value is not None and math.isinf(value)]
+    reason = row.reason or (f"{', '.join(infinite)}: the image equals its reference" if infinite else None)
+    return {"image": row.image, **values, "reason": reason, "profile": request.profile, "note": note}
 
 
 def write_rows(path: str, rows: Sequence[Row], request: Request, note: str | None) -> None:
