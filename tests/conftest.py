@@ -101,9 +101,12 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def tiny(photographs: pathlib.Path) -> list[str]:
+def tiny(photographs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of the demo config for a pipeline that takes seconds a stage."""
-    return [*TINY, f"data.hr={photographs}", f"test_sets=[{{name: cups, hr: {photographs / 'coffee.png'}}}]"]
+    tested = tmp_path_factory.mktemp("tested") / "astronaut.png"
+    image = sources.read_photo("skimage:astronaut")[20:260, 120:360]
+    tested.write_bytes(images.encode_png(np.ascontiguousarray(image)))
+    return [*TINY, f"data.hr={photographs}", f"test_sets=[{{name: faces, hr: {tested}}}]"]
 
 
 @pytest.fixture(scope="session")

@@ -86,7 +86,7 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("rank_dataset.methods=[srresnet, magic]", "'magic'"),
         ("ranker.methods=[srresnet, bicubic]", "ranker.methods names 'bicubic'"),
         ("ranker.methods=[srresnet]", "ranker.methods needs at least two"),
-        ("evaluation.methods=[srgan, srgan]", "names a method twice"),
+        ("evaluation.methods=[srgan, srgan]", "evaluation.methods names 'srgan' twice"),
         ("ranker.train.ema_decay=0.9", "ranker.train.ema_decay=0.9"),
         ("methods.srgan.train.ema_decay=1", "methods.srgan.train.ema_decay=1"),
         ("data.hr=skimage:rocket,coffee", "data.hr and the test set held-out share rocket"),
@@ -95,6 +95,42 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("ranker.train.checkpoint=best", "best_metric"),
         ("scoring={niqe_model: fit, ma_model: published, ma_opinions: a.csv}", "ma_opinions=a.csv is read only with ma_model=fit"),
         ("methods.srgan.generator.arch=unet", "methods.srgan.generator"),
+        # Accepted once, and failed after all trainings:
+        ("test_sets=[]", "test_sets=[] is empty: name at least a test set"),
+        ("test_sets=[{name: a, hr: /x}, {name: a, hr: /y}]", "test_sets names 'a' twice"),
+        ("test_sets=[{name: .., hr: /x}]", "test_sets.0.name='..'"),
+        ("test_sets=[{name: a, hr: ''}]", "test_sets.0.hr=''"),
+        ("scoring.metrics=[]", "scoring.metrics=[] is empty: name at least a metric"),
+        ("scoring.metrics=[niqe, psnr, niqe]", "scoring.metrics names 'niqe' twice"),
+        ("evaluation.methods=[]", "evaluation.methods=[] is empty"),
+        ("rank_dataset.methods=[]", "rank_dataset.methods=[] is empty"),
+        ("rank_dataset.max_locations_per_image=-3", "rank_dataset.max_locations_per_image=-3"),
+        ("rank_dataset.min_sigma=.nan", "rank_dataset.min_sigma=nan"),
+        ("rank_dataset.gap={methods: [srgan, hr], more_than: .inf}", "rank_dataset.gap.more_than=inf"),
+        ("name=a/b", "name='a/b'"),
+        ("name=..", "name='..'"),
+        ("seed=-1", "seed=-1"),
+        ("seed=4294967296", "seed=4294967296"),
+        ("seed=true", "seed=true is a truth value"),
+        ("ranker.train.seed=-5", "ranker.train.seed=-5"),
+        ("methods.srgan.train.seed=-1", "methods.srgan.train.seed=-1"),
+        ("data.val_fraction=0", "data.val_fraction=0"),
+        ("data.val_fraction=1", "data.val_fraction=1"),
+        ("data.val_fraction=.nan", "data.val_fraction=nan"),
+        ("ranker.min_gap=.nan", "ranker.min_gap=nan"),
+        ("ranker.margin=.inf", "ranker.margin=inf"),
+        ("ranker.clamp=0", "ranker.clamp=0"),
+        ("ranker.train.learning_rate=.inf", "ranker.train.learning_rate=inf"),
+        ("ranker.train.beta1=1", "ranker.train.beta1=1"),
+        ("methods.srgan.train.beta2=1.0", "methods.srgan.train.beta2=1.0"),
+        ("methods.srgan.train.gamma=0", "methods.srgan.train.gamma=0"),
+        ("methods.srgan.train.milestones=[20, 10]", "milestones=[20, 10] do not ascend"),
+        ("methods.srgan.train.milestones=[10, 10]", "milestones=[10, 10] do not ascend"),
+        ("methods.srgan.train.steps=true", "steps=true is a truth value"),
+        ("methods.srgan.weights.pixel=.nan", "methods.srgan.weights.pixel=nan"),
+        ("compute.max_failures=-5", "compute.max_failures=-5"),
+        ("compute.gpus_per_worker=1.5", "1.5 GPUs: Ray gives whole ones, or a part of one; choose 1 or 2"),
+        ("compute.cpus_per_worker=.inf", "compute.cpus_per_worker=inf"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_key(demo: Config, override: str, says: str) -> None:
@@ -102,6 +138,41 @@ def test_a_mistake_is_named_with_its_key(demo: Config, override: str, says: str)
         demo.with_overrides([override])
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["data.hr", "rank_dataset.hr"])
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [
+        ("{data}", "{data}/Set14"),
+        ("{data}/Set14", "{data}"),
+        ("{data}/", "{data}/../data"),
+        ("{link}", "{data}/Set14/a.png"),
+        ("x", "./x"),
+        ("~/x", "~//x/"),
+        ("/", "/data"),
+        ("s3://bucket/data", "s3://bucket/data/Set14/"),
+        ("s3://bucket", "s3://bucket/data"),
+    ],
+)
+def test_a_folder_inside_another_is_no_test_set_however_it_is_written(
+    demo: Config, tmp_path: pathlib.Path, key: str, trained: str, tested: str
+) -> None:
+    (tmp_path / "data" / "Set14").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    trained, tested = (text.format(data=tmp_path / "data", link=tmp_path / "link") for text in (trained, tested))
+    with pytest.raises(UserError, match=f"{key} and the test set s share .*{key}={trained}, and {tested}.*take other photographs"):
+        demo.with_overrides([f"{key}={trained}", f"test_sets=[{{name: s, hr: '{tested}'}}]"])
+    with pytest.raises(UserError, match="share"):
+        demo.with_overrides([f"{key}={trained}", f"test_sets=[{{name: s, hr: /elsewhere, lr: '{tested}'}}]"])
+
+
+@pytest.mark.parametrize(
+    ("trained", "tested"),
+    [("/data/Set1", "/data/Set14"), ("s3://a/x", "s3://b/x"), ("s3://a/x", "/a/x"), ("skimage:coffee", "/coffee")],
+)
+def test_folders_beside_each_other_are_told_apart(demo: Config, trained: str, tested: str) -> None:
+    demo.with_overrides([f"data.hr={trained}", f"test_sets=[{{name: s, hr: '{tested}'}}]"])
 
 
 def test_a_missing_key_is_named(tmp_path: pathlib.Path) -> None:

@@ -15,7 +15,7 @@ LAYERS = [
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
     ("train",),
-    ("evaluate", "report"),
+    ("evaluate", "report", "preflight"),
     ("pipeline",),
     ("ablation",),
     ("show",),

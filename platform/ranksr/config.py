@@ -16,13 +16,38 @@ SCALE = 4
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, str_min_length=1
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, given: Any) -> Any:
+        """Pydantic takes `true` for 1: `steps: true` would train one step."""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
+                raise ValueError(f"{key}={str(value).lower()} is a truth value: give what {key} holds")
+        return given
 
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
 MethodName = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9_]+$")]
+FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
+"""Of a folder that a run or its pictures get."""
 Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+"""What torch, NumPy and scikit-learn all take."""
+
+
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"{gpus} GPUs: Ray gives whole ones, or a part of one; choose {int(gpus)} or {int(gpus) + 1}")
+    return gpus
+
+
+Gpus = Annotated[NonNegative, pydantic.AfterValidator(_whole_above_one)]
 
 
 class Data(Section):
@@ -32,7 +57,7 @@ class Data(Section):
     """What to do with a file that cannot be read: list it in rejected.parquet, or stop."""
     max_bad_fraction: Fraction = 0.1
     """With `skip`: the largest fraction of bad files that is still taken for an accident."""
-    val_fraction: Fraction
+    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
     """Fraction of the *images* (never of the patches) held out for validation. Paper 4.1: 10 %."""
     sub_image_px: PositiveInt = 480
     """HR side of the sub-images that training crops from; a 2K photograph is never decoded for one crop."""
@@ -43,7 +68,7 @@ class Data(Section):
 
 
 class TestSet(Section):
-    name: Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
+    name: FileName
     hr: str
     """Same forms as `data.hr`."""
     lr: str | None = None
@@ -131,15 +156,15 @@ class Training(Section):
     batch_size: PositiveInt
     """Over all workers."""
     learning_rate: Annotated[float, pydantic.Field(gt=0)]
-    beta1: Fraction = 0.9
-    beta2: Fraction
+    beta1: Decay = 0.9
+    beta2: Decay
     weight_decay: NonNegative = 0.0
-    seed: int | None = None
+    seed: Seed | None = None
     """Of the initial weights and of the drawn samples; null: the run's `seed`, which also splits the photographs."""
     milestones: tuple[PositiveInt, ...] = ()
     """Steps after which the learning rate is multiplied by `gamma`."""
-    gamma: Fraction = 0.5
-    ema_decay: Annotated[float, pydantic.Field(ge=0, lt=1)] = 0.0
+    gamma: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.5
+    ema_decay: Decay = 0.0
     """Of the generator's exponential moving average, which is then what is validated and exported. 0: off."""
     bf16: bool = False
     """bfloat16 autocast of the networks; weights, losses and metrics stay float32. Here and not in `compute`, with
@@ -150,6 +175,12 @@ class Training(Section):
     """Which weights the next stages take; best: by `best_metric` on the validation images."""
     best_metric: str | None = None
     """A validation metric, e.g. niqe, psnr, srocc; its direction is known."""
+
+    @pydantic.model_validator(mode="after")
+    def _milestones_ascend(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones={list(self.milestones)} do not ascend: give each step once, in order")
+        return self
 
     @pydantic.model_validator(mode="after")
     def _best_has_a_metric(self) -> Self:
@@ -191,7 +222,7 @@ class RankDataset(Section):
     stride_px: PositiveInt
     min_sigma: NonNegative = 0.0
     """Keep a location only if its mean local sigma in HR reaches this (grey levels; authors' code 4.2075). 0: off."""
-    max_locations_per_image: int = 0
+    max_locations_per_image: Annotated[int, pydantic.Field(ge=0)] = 0
     """Cap per image, spread over it evenly (authors' code 200). 0: off."""
     gap: Gap | None = None
     """The authors' code keeps a location if SRGAN and ESRGAN differ by more than 0.1 in NIQE. null: off."""
@@ -209,7 +240,7 @@ class RankerConfig(Section):
     features: PositiveInt = 64
     hidden: PositiveInt = 100
     margin: NonNegative = 0.5
-    clamp: float | None = None
+    clamp: Annotated[float, pydantic.Field(gt=0)] | None = None
     """Training only: scores are clamped to +- this (authors' code 5)."""
     train: Training
 
@@ -230,7 +261,7 @@ class Compute(Section):
     num_workers: PositiveInt = 1
     """They share each batch. Batch norm sees a worker's part of it; all else does not depend on their number."""
     cpus_per_worker: Annotated[float, pydantic.Field(gt=0)] = 1
-    gpus_per_worker: NonNegative = 0
+    gpus_per_worker: Gpus = 0
     threads_per_worker: PositiveInt = 1
     """Intra-op threads of torch in a training worker."""
     loader_threads: PositiveInt = 1
@@ -241,11 +272,11 @@ class Compute(Section):
     upscale_actors: PositiveInt | None = None
     """Processes that make SR images. null: as many as the present GPUs hold; without, most CPUs for networks, else few.
     On a cluster that grows with the work give the number that it should grow to."""
-    gpus_per_upscaler: NonNegative = 0
+    gpus_per_upscaler: Gpus = 0
     log_every_steps: PositiveInt = 100
     checkpoint_every_steps: PositiveInt = 5000
     keep_checkpoints: PositiveInt = 2
-    max_failures: int = 3
+    max_failures: Annotated[int, pydantic.Field(ge=0)] = 3
     """How often a training stage restarts from its last checkpoint by itself when a worker dies."""
     shared_filesystem: bool = False
     """Say true when local paths are the same files on every node (NFS); else a cluster needs an s3:// run."""
@@ -254,8 +285,9 @@ class Compute(Section):
 
 
 class Config(Section):
-    name: str
-    seed: int
+    name: FileName
+    """Of the run folder runs/NAME, where --run does not say another."""
+    seed: Seed
     data: Data
     test_sets: tuple[TestSet, ...]
     scoring: Scoring

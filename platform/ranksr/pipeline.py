@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ranksr import evaluate, metrics, report, storage
+from ranksr import evaluate, metrics, preflight, report, storage
 from ranksr.config import Config, Method, UserError
 from ranksr.data import patches as patch_job
 from ranksr.data import rank_dataset as rank_job
@@ -272,7 +272,12 @@ def stage_of(context: Context, name: str) -> Stage:
     """The stage of this name: that of a method, or one of the others."""
     if name in context.config.methods:
         return generator(context, name)
-    return {each.__name__: each for each in (patches, calibration, rank_dataset, ranker, evaluation)}[name](context)
+    return {each.__name__: each for each in _other_stages()}[name](context)
+
+
+def _other_stages() -> tuple[Callable[[Context], Stage], ...]:
+    """The stages that are no method's training."""
+    return patches, calibration, rank_dataset, ranker, evaluation
 
 
 def evaluation(context: Context) -> Stage:
@@ -370,14 +375,16 @@ def fetch_published(config: Config, stages: list[str]) -> None:
 
 
 def require_known(config: Config) -> None:
-    """Check what the config alone cannot: that its metrics exist and have the models they need."""
-    for name in (*config.scoring.metrics, config.ranker.metric):
-        metrics.metric_info(name)
-        if name in ("ma", "pi") and config.scoring.ma_model is None:
-            raise UserError(f"metric {name!r} needs scoring.ma_model: published, fit, or a file")
+    """Check what the config alone cannot: names of metrics and what they need, of a run's folders, of the wheel's
+    photographs. Raises UserError."""
+    preflight.require_metrics(config)
+    preflight.require_free_names(config, [stage.__name__ for stage in _other_stages()])
+    preflight.require_wheel(config)
     patch_px, needed = config.rank_dataset.patch_px, metrics.smallest_niqe_px(config.scoring.profile)
-    if config.ranker.metric in ("niqe", "pi") and patch_px < needed:
-        raise UserError(
-            f"rank_dataset.patch_px={patch_px} is too small for ranker.metric={config.ranker.metric}: "
-            f"NIQE needs {needed} px under the profile {config.scoring.profile}"
-        )
+    gap = config.rank_dataset.gap
+    for key, metric in (("ranker.metric", config.ranker.metric), ("rank_dataset.gap.metric", gap and gap.metric)):
+        if metric in ("niqe", "pi") and patch_px < needed:
+            raise UserError(
+                f"rank_dataset.patch_px={patch_px} is too small for {key}={metric}: "
+                f"NIQE needs {needed} px under the profile {config.scoring.profile}"
+            )

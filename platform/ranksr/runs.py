@@ -24,6 +24,10 @@ log = logging.getLogger(__name__)
 
 LOCK = "lock"
 """In a local run folder: who works on it, or did last."""
+BESIDE_STAGES = (LOCK, "run.json", "report", "tensorboard", "ablation")
+"""All that a run folder holds beside one folder a stage."""
+STAGES = "stages"
+"""In the folder of ablations: what trials build."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +64,7 @@ class Run:
     @property
     def trials(self) -> "Run":
         """Where all trials of this run's ablations build what they change, each stage once: <stage>-<fingerprint>/."""
-        return Run(self.path("ablation", "stages"), parent=self)
+        return Run(self.path("ablation", STAGES), parent=self)
 
     def tensorboard(self, stage: Stage) -> str:
         """Where the stage writes its event files."""

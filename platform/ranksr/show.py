@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from ranksr import pipeline, report, storage
 from ranksr.ablation.results import read_stopped
 from ranksr.ablation.schedule import plan_trial
+from ranksr.ablation.study import require_evaluated
 from ranksr.config import Config, UserError
 from ranksr.report.tables import aligned
 from ranksr.runs import Run, Stage
@@ -91,7 +92,9 @@ def _ablation(shown: Shown, name: str) -> str:
         for each in trial.seeds:
             state, would = each.state, "refuse"
             try:
-                stages = plan_trial(shown.config.with_overrides(each.overrides), shown.run, shown.digests)
+                config = shown.config.with_overrides(each.overrides)
+                require_evaluated(config, found.method)
+                stages = plan_trial(config, shown.run, shown.digests)
                 training = next(stage for stage in stages if stage.name == found.method)
                 missing = [stage for stage in stages if not stage.done]
                 if missing and (training.fingerprint not in stopped or trial.name == found.base):

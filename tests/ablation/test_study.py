@@ -95,12 +95,40 @@ def test_the_settings_in_which_trials_differ_are_found(tmp_path: pathlib.Path, d
         ("search: {num_trials: 2, space: {ranker.margin: {gamma: [1]}}}\n", "gamma"),
         ("trials: [{name: a}]\nearly_stopping: {metric: srocc}\n", "early_stopping.metric='srocc'"),
         ("studies: [a.yaml]\n", "a list of files, it holds `about:` only"),
+        ("seeds: [-1]\ntrials: [{name: a}]\n", "seeds.0=-1"),
+        ("seeds: []\ntrials: [{name: a}]\n", "seeds=[]"),
+        ("seeds: [1, 1]\ntrials: [{name: a}]\n", "seeds=[1, 1] repeat themselves"),
+        ("trials: [{name: ..}]\n", "trials.0.name='..'"),
+        ("trials: [{name: a}]\ngrid: {ranker.margin: []}\n", "grid.ranker.margin=[] is empty"),
+        ("search: {num_trials: 2, seed: -1, space: {ranker.margin: {uniform: [0, 1]}}}\n", "search.seed=-1"),
+        ("search: {num_trials: 2, space: {}}\n", "search.space={}"),
+        ("common: ['evaluation.methods=[bicubic, hr]']\ntrials: [{name: a}]\n", "trial a: evaluation.methods=bicubic, hr leaves out ranksrgan"),
+        ("trials: [{name: a, overrides: ['evaluation.methods=[hr]']}]\n", "trial a: evaluation.methods=hr leaves out ranksrgan"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_named(tmp_path: pathlib.Path, demo: Config, text: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
         prepare(load_studies(write(tmp_path, text)), demo)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"a.yaml": "about: x\nstudies: [b.yaml]\n", "b.yaml": "about: x\nstudies: [a.yaml]\n"}, "studies lead back"),
+        ({"a.yaml": "about: x\nstudies: []\n"}, "studies=\\[\\] is empty"),
+        ({"a.yaml": "about: x\nstudies: [b.yaml, b.yaml]\n"}, "two files b.yaml"),
+        ({"a.yaml": "about: x\nstudies: [stages.yaml]\n"}, "the name stages is taken"),
+        ({"a.yaml": "about: x\nstudies: ['my study.yaml']\n"}, "my study.yaml: use letters"),
+    ],
+)
+def test_files_that_make_no_ablation_are_named(tmp_path: pathlib.Path, files: dict[str, str], says: str) -> None:
+    for name in ("b.yaml", "stages.yaml", "my study.yaml"):
+        (tmp_path / name).write_text("about: x\nmethod: ranksrgan\ntrials: [{name: a}]\n")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_studies(tmp_path / "a.yaml")
 
 
 def test_a_method_that_the_config_has_not_is_named(tmp_path: pathlib.Path, demo: Config) -> None:

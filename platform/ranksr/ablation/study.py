@@ -11,15 +11,15 @@ import pydantic
 import ray.tune
 
 from ranksr import config_files, storage
-from ranksr.config import Config, Section, UserError
+from ranksr.config import Config, FileName, Section, Seed, UserError
 from ranksr.pipeline import require_known
+from ranksr.runs import STAGES
 
-Name = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_.-]+$")]
 Distribution = Literal["choice", "uniform", "quniform", "loguniform", "qloguniform", "randint", "lograndint"]
 
 
 class Listed(Section):
-    name: Name
+    name: FileName
     overrides: tuple[str, ...] = ()
     """`key.path=value`, what this trial changes."""
 
@@ -28,8 +28,8 @@ class Search(Section):
     """Random search: each trial draws a value for every key, the same ones whenever the file is read."""
 
     num_trials: Annotated[int, pydantic.Field(gt=0)]
-    seed: int = 0
-    space: dict[str, dict[Distribution, Any]]
+    seed: Seed = 0
+    space: Annotated[dict[str, dict[Distribution, Any]], pydantic.Field(min_length=1)]
     """Key to one distribution of Ray Tune and its arguments, e.g. {loguniform: [0.003, 0.3]}, {choice: [1, 2]}."""
 
 
@@ -57,7 +57,7 @@ class Study(Section):
     """The base trial, which early stopping spares; null: the first."""
     common: tuple[str, ...] = ()
     """Overrides of every trial. The evaluation of `method` alone need not be named."""
-    seeds: tuple[int, ...] | None = None
+    seeds: Annotated[tuple[Seed, ...], pydantic.Field(min_length=1)] | None = None
     """Of the trainings of the Ranker and of `method`: every trial runs with each. null: the run's own."""
     trials: tuple[Listed, ...] = ()
     grid: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
@@ -67,6 +67,10 @@ class Study(Section):
 
     @pydantic.model_validator(mode="after")
     def _trials_are_told_apart(self) -> Self:
+        if self.seeds and len(set(self.seeds)) != len(self.seeds):
+            raise ValueError(f"seeds={list(self.seeds)} repeat themselves: give each once")
+        if empty := [key for key, values in self.grid.items() if not values]:
+            raise ValueError(f"grid.{empty[0]}=[] is empty: give the values to try, or remove the key")
         names = [trial.name for trial in self.listed()]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"trials need different names, at least one: {', '.join(names) or 'there is none'}")
@@ -102,18 +106,40 @@ class Trial:
         return f"{self.study}/{self.name}/{self.seed}"
 
 
-def load_studies(path: str | pathlib.Path) -> dict[str, Study]:
+def load_studies(path: str | pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> dict[str, Study]:
     """The studies of a file, by name: the file's own, or those of the files that its `studies:` names (relative to it).
 
-    Raises UserError.
+    `above`: the files that led here. Raises UserError.
     """
     path = pathlib.Path(path)
+    if path.resolve() in above:
+        raise UserError(f"{path}: studies lead back to it through {' -> '.join(map(str, above))}; remove one of them")
     tree = config_files.read_yaml(path)
     if "studies" not in tree:
-        return {path.stem: config_files.checked(Study, tree, str(path))}
-    if set(tree) != {"about", "studies"} or not isinstance(tree["studies"], list):
+        return {_file_name(path): config_files.checked(Study, tree, str(path))}
+    files = tree["studies"]
+    if set(tree) != {"about", "studies"} or not isinstance(files, list) or not all(isinstance(f, str) for f in files):
         raise UserError(f"{path}: beside `studies:`, a list of files, it holds `about:` only, not {', '.join(tree)}")
-    return {name: study for entry in tree["studies"] for name, study in load_studies(path.parent / entry).items()}
+    studies: dict[str, Study] = {}
+    for file in files:
+        found = load_studies(path.parent / file, (*above, path.resolve()))
+        if both := studies.keys() & found.keys():
+            raise UserError(f"{path}: studies names two files {min(both)}.yaml: rename one, or name it once")
+        studies |= found
+    if not studies:
+        raise UserError(f"{path}: studies=[] is empty: name at least one file of an ablation")
+    return studies
+
+
+def _file_name(path: pathlib.Path) -> str:
+    """The study's name, which is that of its folder in the run."""
+    try:
+        name = pydantic.TypeAdapter(FileName).validate_python(path.stem)
+    except pydantic.ValidationError:
+        raise UserError(f"{path}: use letters, digits, `_`, `-` and `.` only: its folder has this name") from None
+    if name == STAGES:
+        raise UserError(f"{path}: the name {STAGES} is taken, by the stages that trials build; rename the file")
+    return name
 
 
 def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
@@ -129,15 +155,25 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
         for listed in study.listed():
             for seed in study.seeds or (config.seed,):
                 # First, so that a trial may say otherwise.
-                given = [f"evaluation.methods=[{study.method}]", *study.common, *listed.overrides]
+                given = [f"evaluation.methods={config_files.to_yaml([study.method])}", *study.common, *listed.overrides]
                 seeded = [f"{training}.train.seed={seed}" for training in ("ranker", f"methods.{study.method}")]
                 try:
                     changed = config.with_overrides([*given, *seeded])
                     require_known(changed)
+                    require_evaluated(changed, study.method)
                 except UserError as error:
                     raise UserError(f"ablation {name}, trial {listed.name}: {error}") from error
                 prepared.append(Trial(name, listed.name, seed, [*given, *seeded], changed))
     return prepared
+
+
+def require_evaluated(config: Config, method: str) -> None:
+    """Raise UserError where a trial's config does not evaluate the study's method."""
+    if method not in config.evaluation.methods:
+        raise UserError(
+            f"evaluation.methods={', '.join(config.evaluation.methods)} leaves out {method}, the ablation's method, "
+            f"by whose scores trials are compared: add {method}, or leave evaluation.methods as it is"
+        )
 
 
 def varied(trials: list[Trial]) -> dict[str, dict[str, Any]]:

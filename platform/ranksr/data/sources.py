@@ -137,6 +137,16 @@ def _wheel_file(name: str) -> str:
     )
 
 
+def require_wheel(source: str) -> None:
+    """Raise UserError where `skimage:` names a picture twice, or one that scikit-image's wheel does not hold."""
+    if source.startswith(WHEEL):
+        names = source.removeprefix(WHEEL).split(",")
+        if len(set(names)) != len(names):
+            raise UserError(f"{source} names a photograph twice: name each once")
+        for name in names:
+            _wheel_file(name)
+
+
 def validation_ids(photos: list[Photo], fraction: float, seed: int) -> frozenset[str]:
     """The image_ids held out for validation: those with the smallest hash, at least one, never all."""
     ids = sorted(photo.image_id for photo in photos)
