@@ -137,7 +137,7 @@ def finished_run(
     root: pathlib.Path, single: list[str], ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
     """A finished run of the demo config with the overrides `single`: to be copied."""
-    run = tmp_path_factory.mktemp("finished")
+    run = tmp_path_factory.mktemp("finished") / "run #1?%20[ü]"  # a name that a parser of URIs would not leave alone
     config = load_config(root / "configs" / "demo.yaml", single)
     pipeline.run_pipeline(pipeline.Context(config, Run(str(run)), start_ray=lambda: None), [])
     return run

@@ -243,6 +243,7 @@ def open_run(parsed: argparse.Namespace) -> Any:
 
     config = load_config(parsed.config, parsed.overrides)
     pipeline.require_known(config)
+    storage.require_plain(config.name if parsed.root is None else parsed.root)
     root = storage.absolute(parsed.root or storage.join("runs", config.name))
     if _job_config() and not storage.is_remote(root) and not os.path.isabs(parsed.root or ""):
         log.warning("--run is relative: inside a submitted job that is Ray's copy of the working folder, %s", root)

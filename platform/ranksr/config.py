@@ -321,17 +321,18 @@ class Config(Section):
         return flat
 
     def with_overrides(self, overrides: list[str] | tuple[str, ...]) -> "Config":
-        """A changed, checked copy. `overrides` are `key.path=value`, the value in YAML."""
-        return _validated(config_files.override(self.model_dump(mode="json"), overrides), "the overrides")
+        """A changed, checked copy. `overrides` are `key.path=value`, the value a text or YAML."""
+        return _validated(config_files.override(Config, self.model_dump(mode="json"), overrides), "the overrides")
 
 
 def load_config(path: str | pathlib.Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read a YAML file and its `base:` (relative to it), apply `key.path=value` overrides, check everything."""
-    return _validated(config_files.override(config_files.read_yaml(pathlib.Path(path)), overrides), str(path))
+    tree = config_files.override(Config, config_files.read_yaml(pathlib.Path(path)), overrides)
+    return _validated(tree, str(path), overrides)
 
 
-def _validated(tree: dict[str, Any], source: str) -> Config:
-    methods = tree.get("methods")
-    if isinstance(methods, dict):
-        tree = {**tree, "methods": {name: value for name, value in methods.items() if value is not None}}
-    return config_files.checked(Config, tree, source)
+def _validated(tree: dict[str, Any], source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    for key in ("methods", "external"):
+        if isinstance(entries := tree.get(key), dict):
+            tree = {**tree, key: {name: value for name, value in entries.items() if value is not None}}
+    return config_files.checked(Config, tree, source, overrides)

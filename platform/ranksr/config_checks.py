@@ -48,7 +48,7 @@ def _check_held_out(config: "Config") -> None:
                 if trained and tested and (shared := _shared(trained, tested)):
                     raise ValueError(
                         f"{key} and the test set {test_set.name} share {shared} ({key}={trained}, and {tested}): "
-                        "nothing that is trained or validated on may be tested on; take other photographs for one of them"
+                        "nothing trained or validated on may be tested on; take other photographs for one of them"
                     )
 
 

@@ -95,6 +95,8 @@ def test_the_settings_in_which_trials_differ_are_found(tmp_path: pathlib.Path, d
         ("search: {num_trials: 2, space: {ranker.margin: {gamma: [1]}}}\n", "gamma"),
         ("trials: [{name: a}]\nearly_stopping: {metric: srocc}\n", "early_stopping.metric='srocc'"),
         ("studies: [a.yaml]\n", "a list of files, it holds `about:` only"),
+        ("common: [ranker.margin=1]\ncommon: [seed=1]\ntrials: [{name: a}]\n", "common stands twice, in lines 3 and 4"),
+        ("trials: [{name: a}]\ngrid: {ranker.margin: [1],\n  ranker.margin: [2]}\n", "ranker.margin stands twice, in lines 4 and 5"),
         ("seeds: [-1]\ntrials: [{name: a}]\n", "seeds.0=-1"),
         ("seeds: []\ntrials: [{name: a}]\n", "seeds=[]"),
         ("seeds: [1, 1]\ntrials: [{name: a}]\n", "seeds=[1, 1] repeat themselves"),
