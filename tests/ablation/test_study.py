@@ -73,6 +73,38 @@ def test_a_search_draws_the_same_values_whenever_it_is_read(tmp_path: pathlib.Pa
     ] == weights[0]
 
 
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        ("{ranker.margin: {choice: [0.25, 0.5]}}", {"margin_0.25", "margin_0.5"}),
+        ("{ranker.features: {randint: [4, 7]}}", {"features_4", "features_5", "features_6"}),
+        ("{ranker.features: {lograndint: [2, 4]}}", {"features_2", "features_3"}),
+        (
+            "{ranker.methods: {choice: [[srresnet, srgan], [srgan, hr]]}}",
+            {"methods_srresnet_srgan", "methods_srgan_hr"},
+        ),
+    ],
+)
+def test_draws_that_agree_are_one_trial_and_the_log_says_how_many_remain(
+    tmp_path: pathlib.Path, demo: Config, caplog: pytest.LogCaptureFixture, space: str, names: set[str]
+) -> None:
+    path = write(tmp_path, f"search: {{num_trials: 20, space: {space}}}\n")
+    with caplog.at_level("INFO"):
+        first, second = ([trial.name for trial in prepare(load_studies(path), demo)] for _ in "12")
+    assert first == second
+    assert sorted(first) == sorted(names)
+    assert f"{len(names)} of 20 trials of the search remain" in caplog.text
+
+
+def test_listed_choices_are_taken_as_they_are_and_what_the_grid_has_is_not_drawn_again(
+    tmp_path: pathlib.Path, demo: Config
+) -> None:
+    search = "search: {num_trials: 20, space: {ranker.margin: {choice: [0.12345, 0.12346, 0.5]}}}\n"
+    trials = prepare(load_studies(write(tmp_path, f"grid: {{ranker.margin: [0.5]}}\n{search}")), demo)
+    assert trials[0].name == "margin_0.5"
+    assert sorted(trial.config.ranker.margin for trial in trials) == [0.12345, 0.12346, 0.5]
+
+
 def test_the_settings_in_which_trials_differ_are_found(tmp_path: pathlib.Path, demo: Config) -> None:
     text = (
         "seeds: [0, 1]\ncommon: [ranker.margin=0.25]\ntrials: [{name: a}, {name: b, overrides: [ranker.metric=ma]}]\n"

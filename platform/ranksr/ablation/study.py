@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import logging
 import pathlib
 import re
 from typing import Annotated, Any, Literal, Self
@@ -15,6 +16,8 @@ from ranksr.config import Config, FileName, Section, Seed, UserError
 from ranksr.pipeline import require_known
 from ranksr.runs import STAGES
 
+log = logging.getLogger(__name__)
+
 Distribution = Literal["choice", "uniform", "quniform", "loguniform", "qloguniform", "randint", "lograndint"]
 
 
@@ -25,7 +28,10 @@ class Listed(Section):
 
 
 class Search(Section):
-    """Random search: each trial draws a value for every key, the same ones whenever the file is read."""
+    """Random search: each trial draws a value for every key, the same ones whenever the file is read.
+
+    Draws that agree with an earlier one make no trial of their own.
+    """
 
     num_trials: Annotated[int, pydantic.Field(gt=0)]
     seed: Seed = 0
@@ -85,9 +91,17 @@ class Study(Section):
 
     def listed(self) -> list[Listed]:
         """The listed trials, those of the grid, those of the search."""
+        return [*self.trials, *self._combined(), *self.drawn()]
+
+    def _combined(self) -> list[Listed]:
         combinations = itertools.product(*self.grid.values()) if self.grid else ()
-        grid = [_trial(dict(zip(self.grid, values, strict=True))) for values in combinations]
-        return [*self.trials, *grid, *(_trial(values) for values in _draws(self.search))]
+        return [_trial(dict(zip(self.grid, values, strict=True))) for values in combinations]
+
+    def drawn(self) -> list[Listed]:
+        """The trials of the search, each once and none of the grid's."""
+        grid = self._combined()
+        draws = dict.fromkeys(_trial(values) for values in _draws(self.search))
+        return [trial for trial in draws if trial not in grid]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +130,15 @@ def load_studies(path: str | pathlib.Path, above: tuple[pathlib.Path, ...] = ())
         raise UserError(f"{path}: studies lead back to it through {' -> '.join(map(str, above))}; remove one of them")
     tree = config_files.read_yaml(path)
     if "studies" not in tree:
-        return {_file_name(path): config_files.checked(Study, tree, str(path))}
+        study = config_files.checked(Study, tree, str(path))
+        if study.search and (left := len(study.drawn())) < study.search.num_trials:
+            log.info(
+                "%s: %d of %d trials of the search remain, the other draws repeat them",
+                path,
+                left,
+                study.search.num_trials,
+            )
+        return {_file_name(path): study}
     files = tree["studies"]
     if set(tree) != {"about", "studies"} or not isinstance(files, list) or not all(isinstance(f, str) for f in files):
         raise UserError(f"{path}: beside `studies:`, a list of files, it holds `about:` only, not {', '.join(tree)}")
@@ -208,12 +230,14 @@ def _draws(search: Search | None) -> list[dict[str, Any]]:
     if search is None:
         return []
     domains = {key: _domain(key, distribution) for key, distribution in search.space.items()}
+    listed = {key for key, distribution in search.space.items() if "choice" in distribution}
     draws = []
     for number in range(search.num_trials):
         rng = np.random.default_rng([search.seed, number])
         values = {key: domain.sample(random_state=rng) for key, domain in domains.items()}
-        # Three digits say where a value lies, and can be read in a trial's name.
-        draws.append({key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in values.items()})
+        # Three digits say where a value lies, and can be read in a trial's name; what was listed is taken as it is.
+        short = {key: float(f"{v:.3g}") for key, v in values.items() if isinstance(v, float) and key not in listed}
+        draws.append({**values, **short})
     return draws
 
 
@@ -222,6 +246,8 @@ def _domain(key: str, distribution: dict[Distribution, Any]) -> Any:
         raise ValueError(f"search.space.{key} needs one distribution, e.g. {{uniform: [0, 1]}}, not {distribution}")
     ((name, arguments),) = distribution.items()
     try:
+        if not isinstance(arguments, list):
+            raise TypeError("its arguments are a list")
         domain = ray.tune.choice(arguments) if name == "choice" else getattr(ray.tune, name)(*arguments)
         domain.sample()
     except (TypeError, ValueError, AssertionError, IndexError) as error:
