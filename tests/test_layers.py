@@ -18,7 +18,7 @@ LAYERS = [
     ("evaluate", "report", "preflight"),
     ("pipeline",),
     ("ablation",),
-    ("show",),
+    ("show", "presets"),
     ("cli",),
 ]
 """From the left, as in CONTRIBUTING.md: a module imports from the left or from its own group."""

@@ -76,7 +76,7 @@ def load_mapping(path: str | pathlib.Path) -> dict[str, Any]:
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, dict):
-        raise UserError(f"{path} holds no mapping but {type(loaded).__name__}; see configs/demo.yaml")
+        raise UserError(f"{path} holds no mapping but {type(loaded).__name__}; `ranksr init DIR` writes one that works")
     return loaded
 
 
@@ -197,7 +197,7 @@ def _describe(item: Any, source: str, changed: list[str]) -> str:
         case "extra_forbidden":
             return f"{source}: unknown key {key}; remove it or correct its spelling (the keys are in ranksr/config.py)"
         case "missing":
-            return f"{source}: key {key} is missing; add it (configs/demo.yaml has every key)"
+            return f"{source}: key {key} is missing; add it (`ranksr init DIR` writes a config with every key)"
         case "value_error":
             return f"{source}: {key + ': ' if key else ''}{item['ctx']['error']}"
         case "string_type" if item["input"] is not None:
