@@ -147,8 +147,8 @@ def _alternatives(annotation: Any) -> list[Any]:
 def _value(types: list[Any], override: str, text: str) -> Any:
     if types and not any(each is str or typing.get_origin(each) is typing.Literal for each in types):
         return _yaml_value(override, text)
-    if "\n" in text:
-        raise UserError(f"override {override!r}: the text has a line break; give it on one line")
+    if not text.isprintable():
+        raise UserError(f"override {override!r}: the text has a character that cannot be printed; give it without")
     if type(None) in types and text in ("", "~", "null"):
         return None
     if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"":
