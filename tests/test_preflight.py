@@ -15,10 +15,19 @@ GAP = "rank_dataset.gap={{methods: [srgan, srresnet], more_than: 0.1, metric: {}
 FAILED_AFTER_ALL_TRAININGS = [
     ("ranker.metric=psnr", "ranker.metric=psnr needs a reference image"),
     ("ranker.metric=ssim", "ranker.metric=ssim needs a reference image"),
-    ("ranker.metric=nique", "metric 'nique' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (ranker.metric=nique)"),
+    (
+        "ranker.metric=nique",
+        "metric 'nique' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (ranker.metric=nique)",
+    ),
     (GAP("psnr"), "rank_dataset.gap.metric=psnr needs a reference image"),
-    (GAP("nonsense"), "metric 'nonsense' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (rank_dataset.gap.metric=nonsense)"),
-    ("scoring.metrics=[niqe, foo]", "metric 'foo' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (scoring.metrics=foo)"),
+    (
+        GAP("nonsense"),
+        "metric 'nonsense' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (rank_dataset.gap.metric=nonsense)",
+    ),
+    (
+        "scoring.metrics=[niqe, foo]",
+        "metric 'foo' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (scoring.metrics=foo)",
+    ),
     ("data.hr=skimage:nosuch", "skimage:nosuch is not in scikit-image's wheel"),
     ("rank_dataset.hr=skimage:nosuch", "skimage:nosuch is not in scikit-image's wheel"),
     ("test_sets=[{name: a, hr: 'skimage:rocket,nosuch'}]", "skimage:nosuch is not in scikit-image's wheel"),
@@ -26,6 +35,7 @@ FAILED_AFTER_ALL_TRAININGS = [
     ("external.patches=/x", "external.patches: the name is taken"),
     ("external.calibration=/x", "external.calibration: the name is taken"),
     ("external.lock=/x", "external.lock: the name is taken"),
+    ("external.stages=/x", "external.stages: the name is taken"),
     ("external.tensorboard=/x", "external.tensorboard: the name is taken"),
 ]
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ranksr import metrics
 from ranksr.config import Config, UserError
 from ranksr.data import sources
-from ranksr.runs import BESIDE_STAGES
+from ranksr.runs import BESIDE_STAGES, STAGES
 
 
 def require_metrics(config: Config) -> None:
@@ -31,7 +31,7 @@ def require_metrics(config: Config) -> None:
 
 def require_free_names(config: Config, stages: Iterable[str]) -> None:
     """Raise UserError where a method would share its folder of the run. `stages`: those that are no method's."""
-    taken = [*stages, *(name.split(".")[0] for name in BESIDE_STAGES)]
+    taken = [*stages, *(name.split(".")[0] for name in (*BESIDE_STAGES, STAGES))]
     for key, names in (("methods", config.methods), ("external", config.external)):
         if both := [name for name in names if name in taken]:
             raise UserError(

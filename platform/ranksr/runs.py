@@ -27,7 +27,7 @@ LOCK = "lock"
 BESIDE_STAGES = (LOCK, "run.json", "report", "tensorboard", "ablation")
 """All that a run folder holds beside one folder a stage."""
 STAGES = "stages"
-"""In the folder of ablations: what trials build."""
+"""In the folders of ablations and of TensorBoard: what trials build."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Run:
 
     def tensorboard(self, stage: Stage) -> str:
         """Where the stage writes its event files."""
-        above = self.parent.path("tensorboard", "stages") if self.parent else self.path("tensorboard")
+        above = self.parent.path("tensorboard", STAGES) if self.parent else self.path("tensorboard")
         return storage.join(above, stage.folder.rsplit("/", 1)[-1])
 
     def find(self, name: str, settings: dict[str, Any], inputs: dict[str, str]) -> Stage:

@@ -95,7 +95,7 @@ def require_plain(root: str) -> None:
         # The region is said, so that none is asked of AWS.
         read = pyarrow.fs.FileSystem.from_uri(f"{before}?region=us-east-1{mark}{after}")[1]
     except (pa.ArrowInvalid, OSError) as error:
-        raise UserError(f"--run {root} is no URI ({' '.join(str(error).split())}); {remedy}") from error
+        raise UserError(f"--run {root}: Ray cannot read this name as a URI; {remedy}") from error
     if read != place.rstrip("/"):
         raise UserError(f"--run {root}: Ray would write to s3://{read}; {remedy}")
 
