@@ -106,9 +106,10 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 @pytest.fixture(scope="session")
 def tiny(photographs: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Overrides of the demo config for a pipeline that takes seconds a stage."""
-    held_out = tmp_path_factory.mktemp("held-out") / "coffee.png"
-    held_out.write_bytes((photographs / "coffee.png").read_bytes())
-    return [*TINY, f"data.hr={photographs}", f"test_sets=[{{name: cups, hr: {held_out}}}]"]
+    tested = tmp_path_factory.mktemp("tested") / "astronaut.png"
+    image = sources.read_photo("skimage:astronaut")[20:260, 120:360]
+    tested.write_bytes(images.encode_png(np.ascontiguousarray(image)))
+    return [*TINY, f"data.hr={photographs}", f"test_sets=[{{name: faces, hr: {tested}}}]"]
 
 
 @pytest.fixture(scope="session")
@@ -139,7 +140,7 @@ def finished_run(
     root: pathlib.Path, single: list[str], ray_cluster: None, tmp_path_factory: pytest.TempPathFactory
 ) -> pathlib.Path:
     """A finished run of the demo config with the overrides `single`: to be copied."""
-    run = tmp_path_factory.mktemp("finished")
+    run = tmp_path_factory.mktemp("finished") / "run #1?%20[ü]"  # a name that a parser of URIs would not leave alone
     config = load_config(root / "configs" / "demo.yaml", single)
     pipeline.run_pipeline(pipeline.Context(config, Run(str(run)), start_ray=lambda: None), [])
     return run

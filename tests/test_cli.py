@@ -31,7 +31,7 @@ def demo_path(root: pathlib.Path) -> str:
         ("ranker.trian.steps=5", "unknown key ranker.trian"),
         ("seed=five", "seed='five'"),
         ("scoring.metrics=[nique]", "metric 'nique' is unknown"),
-        ("scoring.ma_model=null", "scoring.metrics=ma needs scoring.ma_model"),
+        ("scoring.ma_model=null", "metric 'ma' needs scoring.ma_model"),
         ("scoring.niqe_model=/no/model.mat", "/no/model.mat does not exist"),
         ("perceptual.weights=/no/vgg.pth", "/no/vgg.pth does not exist"),
         ("methods.srresnet.start=/no/start.pth", "/no/start.pth does not exist"),
@@ -161,3 +161,37 @@ def test_a_trial_that_shares_its_runs_rank_dataset_is_told_so(capsys: pytest.Cap
         assert cli.main(["dataset", *arguments]) == 2
         said = capsys.readouterr().err
         assert (said.count("\n"), f"give {root}\n" in said) == (1, True)
+
+
+@pytest.mark.parametrize("command", ["full_pipeline", "rank_dataset", "evaluate"])
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [("s3://bucket/run#1", "Ray would write to s3://bucket/run"), ("http://host/run", "give a local folder")],
+)
+def test_a_run_that_would_be_written_elsewhere_is_refused_before_work_starts(
+    capsys: pytest.CaptureFixture[str], demo_path: str, command: str, place: str, says: str
+) -> None:
+    code = cli.main([command, demo_path, "--run", place])
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1)
+    assert f"--run {place}" in said
+    assert says in said
+
+
+@pytest.mark.parametrize("name", ["dup_block.yaml", "dup_method.yaml"])
+def test_reported_configs_with_a_key_twice_are_refused(
+    shared, root: pathlib.Path, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path, name: str
+) -> None:
+    for path in (root / "configs" / "demo.yaml", shared(f"bugs/yaml/{name}")):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    code, said = run(capsys, str(tmp_path / name), "--run", str(tmp_path / "run"))
+    assert (code, said.count("\n")) == (2, 1)
+    assert "stands twice, in lines " in said
+
+
+def test_a_reported_ablation_with_a_key_twice_is_refused(
+    shared, capsys: pytest.CaptureFixture[str], demo_path: str, tmp_path: pathlib.Path
+) -> None:
+    code = cli.main(["ablation", demo_path, str(shared("bugs/yaml/ablation/dup_common.yaml")), "--run", str(tmp_path)])
+    assert code == 2
+    assert "common stands twice, in lines 4 and 5" in capsys.readouterr().err

@@ -23,7 +23,7 @@ LAYERS = [
     ("evaluate", "report", "preflight", "identity", "context"),
     ("pipeline",),
     ("ablation",),
-    ("show",),
+    ("show", "presets"),
     ("cli",),
 ]
 """From the left, as in CONTRIBUTING.md: a module imports from the left or from its own group."""

@@ -1,123 +1,115 @@
-"""Mistakes that a config alone does not show are refused by the command before Ray starts."""
+"""A config that does not fit metrics, names in a run or the wheel's photographs is refused at load."""
 
+import importlib.util
 import json
+import os
 import pathlib
 
 import pytest
-import ray
 
-from ranksr import cli
+from ranksr import cli, pipeline
 from ranksr.config import Config, UserError
-from ranksr.preflight import require_known
+from ranksr.runs import BESIDE_STAGES
 
-GAP = "rank_dataset.gap={{methods: [srgan, srresnet], more_than: 0.1, metric: {}}}"
+GAP = "rank_dataset.gap={{methods: [srgan, srresnet], more_than: 0.1, metric: {}}}".format
+
+FAILED_AFTER_ALL_TRAININGS = [
+    ("ranker.metric=psnr", "ranker.metric=psnr needs a reference image"),
+    ("ranker.metric=ssim", "ranker.metric=ssim needs a reference image"),
+    (
+        "ranker.metric=nique",
+        "metric 'nique' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (ranker.metric=nique)",
+    ),
+    (GAP("psnr"), "rank_dataset.gap.metric=psnr needs a reference image"),
+    (
+        GAP("nonsense"),
+        "metric 'nonsense' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (rank_dataset.gap.metric=nonsense)",
+    ),
+    (
+        "scoring.metrics=[niqe, foo]",
+        "metric 'foo' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (scoring.metrics=foo)",
+    ),
+    ("data.hr=skimage:nosuch", "skimage:nosuch is not in scikit-image's wheel"),
+    ("rank_dataset.hr=skimage:nosuch", "skimage:nosuch is not in scikit-image's wheel"),
+    ("test_sets=[{name: a, hr: 'skimage:rocket,nosuch'}]", "skimage:nosuch is not in scikit-image's wheel"),
+    ("data.hr=skimage:coffee,astronaut,coffee", "names a photograph twice"),
+    ("external.patches=/x", "external.patches: the name is taken"),
+    ("external.calibration=/x", "external.calibration: the name is taken"),
+    ("external.lock=/x", "external.lock: the name is taken"),
+    ("external.stages=/x", "external.stages: the name is taken"),
+    ("external.tensorboard=/x", "external.tensorboard: the name is taken"),
+]
 
 
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Starting Ray fails the test."""
+@pytest.mark.parametrize(("override", "says"), FAILED_AFTER_ALL_TRAININGS)
+def test_what_would_fail_after_all_trainings_is_refused_at_load(
+    root: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    override: str,
+    says: str,
+) -> None:
+    monkeypatch.setattr(cli, "init_ray", lambda *_: pytest.fail("Ray starts"))
+    code = cli.main(["full_pipeline", str(root / "configs" / "demo.yaml"), "--run", str(tmp_path / "run"), override])
+    said = capsys.readouterr().err
+    assert (code, said.count("\n")) == (2, 1)
+    assert says in said
+    assert not (tmp_path / "run").exists()
 
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("Ray was started")
 
-    monkeypatch.setattr(ray, "init", refuse)
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("nosuch", "has no metric 'nosuch'"), ("lpips", "ranker.metric=pyiqa:lpips needs a reference image")],
+)
+def test_metrics_of_pyiqa_are_known_at_load(demo: Config, name: str, says: str) -> None:
+    if importlib.util.find_spec("pyiqa") is None:
+        pytest.skip("pyiqa is not installed")
+    with pytest.raises(UserError, match=says):
+        pipeline.require_known(demo.with_overrides([f"ranker.metric=pyiqa:{name}"]))
 
 
-def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """The one line of a command that ends with exit code 2."""
-    assert cli.main(list(arguments)) == 2
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 1
-    return lines[0]
+@pytest.mark.ray
+def test_no_method_may_have_the_name_of_anything_in_a_run(finished_run: pathlib.Path, demo: Config) -> None:
+    found = {name.split(".")[0] for name in os.listdir(finished_run)} - demo.methods.keys()
+    assert {"patches", "evaluation", "run", "report", "tensorboard"} <= found
+    method = demo.methods["srresnet"].model_dump(mode="json")
+    for name in {*found, *(name.split(".")[0] for name in BESIDE_STAGES)}:
+        taken = Config.model_validate(
+            {**demo.model_dump(mode="json"), "methods": {**demo.model_dump(mode="json")["methods"], name: method}}
+        )
+        with pytest.raises(UserError, match=f"methods.{name}: the name is taken"):
+            pipeline.require_known(taken)
+
+
+def test_a_gap_in_niqe_needs_patches_that_niqe_can_score(demo: Config) -> None:
+    with pytest.raises(UserError, match="rank_dataset.patch_px=96 is too small for rank_dataset.gap.metric=niqe"):
+        pipeline.require_known(demo.with_overrides([GAP("niqe"), "ranker.metric=ma", "rank_dataset.patch_px=96"]))
 
 
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["ranker.metric=psnr"], "ranker.metric=psnr compares with a reference"),
-        (["ranker.metric=ssim"], "ranker.metric=ssim compares with a reference"),
-        (["ranker.metric=nonsense"], "ranker.metric=nonsense: metric 'nonsense' is unknown"),
-        ([GAP.format("nonsense")], "rank_dataset.gap.metric=nonsense"),
-        ([GAP.format("psnr")], "rank_dataset.gap.metric=psnr compares with a reference"),
-        ([GAP.format("pi"), "scoring.ma_model=null", "scoring.metrics=[niqe]"], "rank_dataset.gap.metric=pi needs scoring.ma_model"),
-        (["scoring.metrics=[niqe, foo]"], "scoring.metrics=foo"),
-        (["test_sets=[]"], "test_sets is empty"),
-        (["scoring.metrics=[]"], "scoring.metrics is empty"),
-        (["scoring.metrics=[niqe, niqe]"], "scoring.metrics names niqe twice"),
-        (["evaluation.methods=[]"], "evaluation.methods is empty"),
-        (["test_sets=[{name: a, hr: skimage:chelsea}, {name: a, hr: skimage:rocket}]"], "test_sets names a twice"),
-        (["rank_dataset.max_locations_per_image=-3"], "rank_dataset.max_locations_per_image=-3"),
-        (["seed=-1"], "seed=-1"),
-        (["ranker.train.seed=-5"], "ranker.train.seed=-5"),
-        (["methods.srgan.train.seed=99999999999999999999"], "methods.srgan.train.seed"),
-        (["external.calibration=x.pth"], "external.calibration: the name is taken"),
-        (["external.lock=x.pth"], "external.lock: the name is taken"),
-        (["external.tensorboard=x.pth"], "external.tensorboard: the name is taken"),
         (["methods.srgan.train.best_metric=nique"], "methods.srgan.train.best_metric=nique is not validated: choose from niqe, psnr"),
         (["methods.srgan.train.best_metric=srocc"], "methods.srgan.train.best_metric=srocc is not validated"),
         (["ranker.train.best_metric=niqe"], "ranker.train.best_metric=niqe is not validated: choose from srocc"),
-        (["methods.srgan.train.best_metric=pi", "scoring.ma_model=null", "scoring.metrics=[niqe]"], "give scoring.ma_model for pi"),
-        (["methods.srgan.train.best_metric=niqe", "data.sub_image_px=196"], "methods.srgan.train.best_metric=niqe: data.sub_image_px=196 is too small"),
-        (["compute.max_failures=-7"], "compute.max_failures=-7"),
-        (["ranker.train.learning_rate=.inf"], "ranker.train.learning_rate=inf"),
-        (["ranker.min_gap=.nan"], "ranker.min_gap=nan"),
-        (["methods.srgan.train.beta1=1"], "methods.srgan.train.beta1=1"),
-        (["methods.srgan.train.gamma=0"], "methods.srgan.train.gamma=0"),
-        (["data.val_fraction=1"], "data.val_fraction=1"),
-        (["data.val_fraction=0"], "data.val_fraction=0"),
-        (["ranker.clamp=-1"], "ranker.clamp=-1"),
-        (["name=a/b"], "name='a/b'"),
-        (["data.hr=/nowhere"], "/nowhere does not exist"),
-        (["data.hr=skimage:nosuch"], "skimage:nosuch is not in scikit-image's wheel"),
+        (
+            ["methods.srgan.train.best_metric=pi", "scoring.ma_model=null", "scoring.metrics=[niqe]"],
+            "give scoring.ma_model for pi",
+        ),
+        (
+            ["methods.srgan.train.best_metric=niqe", "data.sub_image_px=196"],
+            "methods.srgan.train.best_metric=niqe: data.sub_image_px=196 is too small",
+        ),
     ],
 )  # fmt: skip
-def test_what_would_fail_after_hours_is_refused_when_it_is_loaded(
+def test_the_metric_that_chooses_weights_must_be_validated(
     root: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], overrides: list[str], says: str
 ) -> None:
-    run = tmp_path / "run"
-    assert says in refused(capsys, "full_pipeline", str(root / "configs" / "demo.yaml"), *overrides, "--run", str(run))
-    assert not run.exists()
-
-
-@pytest.mark.parametrize(
-    ("trained", "tested", "clash"),
-    [
-        ("{}", "{}/Set14", True),
-        ("{}/Set14", "{}", True),
-        ("{}/", "{}/../data", True),
-        ("{}/../link", "{}/Set14", True),
-        ("{}", "{}/a.png", True),
-        ("s3://bucket/data/", "s3://bucket/data/Set14", True),
-        ("s3://bucket/data", "s3://bucket/data2", False),
-        ("{}/Set14", "{}/Set5", False),
-    ],
-)
-def test_a_test_set_inside_the_training_photographs_is_a_leak_however_it_is_written(
-    demo: Config, tmp_path: pathlib.Path, trained: str, tested: str, clash: bool
-) -> None:
-    (tmp_path / "data" / "Set14").mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "data")
-    folder = str(tmp_path / "data")
-    change = [f"data.hr={trained.format(folder)}", f"test_sets=[{{name: s, hr: {tested.format(folder)}}}]"]
-    if not clash:
-        demo.with_overrides(change)
-        return
-    with pytest.raises(UserError, match="data.hr and the test set s share"):
-        demo.with_overrides(change)
-
-
-def test_a_relative_path_and_its_dotted_form_are_one_place(demo: Config) -> None:
-    with pytest.raises(UserError, match="data.hr and the test set s share"):
-        demo.with_overrides(["data.hr=x", "test_sets=[{name: s, hr: ./x}]"])
-
-
-def test_an_ablation_that_does_not_evaluate_its_method_is_refused(
-    root: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    study = {"about": "a test", "method": "ranksrgan", "trials": [{"name": "a"}]}
-    (tmp_path / "study.yaml").write_text(json.dumps({**study, "common": ["evaluation.methods=[bicubic, hr]"]}))
-    arguments = [str(root / "configs" / "demo.yaml"), str(tmp_path / "study.yaml"), "--run", str(tmp_path / "run")]
-    assert "evaluation.methods=bicubic, hr leaves out ranksrgan" in refused(capsys, "ablation", *arguments)
+    arguments = ["full_pipeline", str(root / "configs" / "demo.yaml"), *overrides, "--run", str(tmp_path / "run")]
+    assert cli.main(arguments) == 2
+    (said,) = capsys.readouterr().err.splitlines()
+    assert says in said
 
 
 def test_early_stopping_by_niqe_needs_sub_images_that_have_one(
@@ -126,22 +118,13 @@ def test_early_stopping_by_niqe_needs_sub_images_that_have_one(
     study = {"about": "a test", "method": "srgan", "trials": [{"name": "a"}], "early_stopping": {"metric": "niqe"}}
     (tmp_path / "study.yaml").write_text(json.dumps({**study, "common": ["data.sub_image_px=120"]}))
     arguments = [str(root / "configs" / "demo.yaml"), str(tmp_path / "study.yaml"), "--run", str(tmp_path / "run")]
-    assert "early_stopping.metric=niqe: data.sub_image_px=120 is too small" in refused(capsys, "ablation", *arguments)
+    assert cli.main(["ablation", *arguments]) == 2
+    assert "early_stopping.metric=niqe: data.sub_image_px=120 is too small" in capsys.readouterr().err
 
 
 def test_sub_images_too_small_for_niqe_are_said_at_config_time(
     root: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = [
-        str(root / "configs" / "demo.yaml"),
-        "data.sub_image_px=120",
-        "data.hr=/nowhere",
-        "--run",
-        str(tmp_path),
-    ]
-    assert cli.main(["full_pipeline", *arguments]) == 2  # for the folder; the line comes before
+    arguments = [str(root / "configs" / "demo.yaml"), "data.sub_image_px=120", "data.hr=/nowhere"]
+    assert cli.main(["full_pipeline", *arguments, "--run", str(tmp_path)]) == 2  # for the folder; the line comes before
     assert "validations will have no NIQE: data.sub_image_px=120 is too small for it" in capsys.readouterr().out
-
-
-def test_every_preset_passes(demo: Config) -> None:
-    require_known(demo)

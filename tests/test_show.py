@@ -77,6 +77,24 @@ def test_trials_are_shown_as_they_stand_now(config: Config, run: Run) -> None:
     assert line(text, "bad", "0", "stopped", "early").endswith("reuse")
 
 
+def test_a_trial_that_does_not_evaluate_the_ablations_method_is_refused_by_name(config: Config, run: Run) -> None:
+    finish(config, run)
+    study = Study(
+        about="x",
+        method="srresnet",
+        trials=(Listed(name="one", overrides=("ranker.margin=1", "methods.srresnet.train.learning_rate=1e-4")),),
+    )
+    trials = prepare({"x": study}, config)
+    results.write_results(
+        run, "x", study, trials, {trial.key: plan_trial(trial.config, run, {}) for trial in trials}, {}
+    )
+    path = run.path("ablation", "x", "results.json")
+    entry = storage.read_json(path)
+    entry["trials"][0]["overrides"] = ["evaluation.methods=[bicubic, hr]"]  # as an older ranksr let pass
+    storage.write_json(path, entry)
+    assert "refuse: evaluation.methods=bicubic, hr leaves out srresnet" in line(show(run.root), "one")
+
+
 def test_a_run_that_would_be_refused_says_why(config: Config, run: Run) -> None:
     run.describe(config.with_overrides(["data.sub_image_stride_px=60"]), [])
     text = show(run.root)

@@ -94,3 +94,40 @@ def test_probe_names_a_folder_that_cannot_be_made(tmp_path: pathlib.Path) -> Non
 def test_a_missing_file_has_no_digest(tmp_path: pathlib.Path) -> None:
     with pytest.raises(UserError, match="does not exist"):
         storage.digest(str(tmp_path / "gone.pth"))
+
+
+@pytest.mark.parametrize(
+    ("root", "says"),
+    [
+        ("s3://b/run 1", "Ray cannot read this name as a URI"),
+        ("s3://b/run#1", "Ray would write to s3://b/run; name the run with letters"),
+        ("s3://b/run?1", "Ray cannot read this name as a URI"),
+        ("s3://b/run?region=x", "Ray would write to s3://b/run;"),
+        ("s3://b/run%201", "Ray would write to s3://b/run 1;"),
+        ("s3://b/run[1]", "Ray cannot read this name as a URI"),
+        ("s3://b/r\u00fcn", "Ray cannot read this name as a URI"),
+        ("s3://b/a\\b", "Ray cannot read this name as a URI"),
+        ("s3://b/a//b", "'' is no part of a bucket's names"),
+        ("s3://b/../a", "'..' is no part"),
+        ("s3://", "'' is no part"),
+        ("s3:///x", "'' is no part"),
+        ("s3:/b/x", "two slashes"),
+        ("S3://b/x", "S3:// is no place for a run"),
+        ("http://b/x", "http:// is no place for a run; give a local folder or s3://bucket/prefix"),
+        ("file:///x", "file:// is no place for a run"),
+        ("runs/a\nb", "is no name of a folder"),
+        ("", "is no name of a folder"),
+    ],
+)
+def test_a_run_that_a_library_behind_us_would_put_elsewhere_is_refused(root: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        storage.require_plain(root)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "root", ["s3://b", "s3://b/a-b_c.d/e/", "s3://b/a+b", "runs/#1", "/a/run 1?%20[x]\u00fc", "~/x/../y"]
+)
+def test_a_run_that_every_library_puts_where_it_says_is_taken(root: str) -> None:
+    storage.require_plain(root)

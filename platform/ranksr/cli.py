@@ -11,7 +11,9 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from ranksr import progress, storage
+import shtab
+
+from ranksr import __version__, presets, progress, storage
 from ranksr.config import Config, UserError, load_config
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,8 @@ _held = contextlib.ExitStack()
 def main(arguments: list[str] | None = None) -> int:
     """Entry point of `ranksr`."""
     parser = argparse.ArgumentParser(prog="ranksr", description="RankSRGAN experiments on Ray.")
+    parser.add_argument("--version", action="version", version=f"ranksr {__version__}")
+    shtab.add_argument_to(parser, help="what a shell needs to complete commands and options, to be sourced by it")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, (add, run) in COMMANDS.items():
         about = (run.__doc__ or "").splitlines()[0]
@@ -88,21 +92,37 @@ def _user_error(error: BaseException | None) -> UserError | storage.StorageError
 
 
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="YAML file, e.g. configs/demo.yaml")
+    _path(parser, "config", help="YAML file; `ranksr init` writes one that works")
     _run_arguments(parser)
 
 
 def _ablation_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", help="YAML file of the run, e.g. configs/demo.yaml")
-    parser.add_argument("ablation", help="YAML file of the ablation, e.g. configs/ablations/loss.yaml")
+    _path(parser, "config", help="YAML file of the run, e.g. configs/demo.yaml")
+    _path(parser, "ablation", help="YAML file of the ablation, e.g. configs/ablations/loss.yaml")
     _run_arguments(parser)
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="changes to the config")
-    parser.add_argument(
-        "--run", dest="root", metavar="DIR", help="run folder or s3://bucket/prefix (default: runs/NAME)"
-    )
+    _path(parser, "--run", dest="root", metavar="DIR", help="run folder or s3://bucket/prefix (default: runs/NAME)")
+
+
+def _path(parser: argparse.ArgumentParser, *names: str, **options: Any) -> None:
+    """An argument that a shell completes with the names of files."""
+    parser.add_argument(*names, **options).complete = shtab.FILE  # type: ignore[attr-defined]
+
+
+def _init_arguments(parser: argparse.ArgumentParser) -> None:
+    _path(parser, "folder", metavar="DIR", help="where to write it; nothing there is overwritten")
+    parser.add_argument("--preset", choices=presets.names(), default="demo", help="default: demo")
+
+
+def init(parsed: argparse.Namespace) -> int:
+    """Write a config that works, with its comments, and the files of the ablations: to be changed, and run."""
+    files = presets.write(parsed.folder, parsed.preset)
+    print("\n".join(map(str, files)))
+    print(f"now: ranksr full_pipeline {files[0]} --run runs/{parsed.preset}")
+    return 0
 
 
 def full_pipeline(parsed: argparse.Namespace) -> int:
@@ -173,12 +193,12 @@ def _dataset_arguments(parser: argparse.ArgumentParser) -> None:
     for name, action in (("show", dataset_show), ("export", dataset_export)):
         about = (action.__doc__ or "").splitlines()[0]
         command = actions.add_parser(name, help=about, description=about)
-        command.add_argument("root", metavar="RUN", help="run folder or s3://bucket/prefix")
+        _path(command, "root", metavar="RUN", help="run folder or s3://bucket/prefix")
         command.set_defaults(action=action)
         if action is dataset_show:
             command.add_argument("--json", action="store_true", help="the numbers as one JSON object")
         else:
-            command.add_argument("folder", metavar="DIR", help="new or empty folder, or s3://bucket/prefix")
+            _path(command, "folder", metavar="DIR", help="new or empty folder, or s3://bucket/prefix")
 
 
 def dataset(parsed: argparse.Namespace) -> int:
@@ -213,7 +233,7 @@ def dataset_export(parsed: argparse.Namespace) -> int:
 
 
 def _show_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("root", metavar="RUN", help="run folder or s3://bucket/prefix")
+    _path(parser, "root", metavar="RUN", help="run folder or s3://bucket/prefix")
 
 
 def show(parsed: argparse.Namespace) -> int:
@@ -225,8 +245,8 @@ def show(parsed: argparse.Namespace) -> int:
 
 
 def _compare_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "paths", nargs="+", metavar="RUN_OR_TRIAL",
+    _path(
+        parser, "paths", nargs="+", metavar="RUN_OR_TRIAL",
         help="run folder, RUN/ablation/NAME/TRIAL or RUN/ablation/NAME, local or s3://bucket/prefix",
     )  # fmt: skip
     parser.add_argument(
@@ -248,8 +268,9 @@ def open_run(parsed: argparse.Namespace) -> Any:
     from ranksr import pipeline, preflight, runs
 
     config = load_config(parsed.config, parsed.overrides)
-    preflight.require_known(config)
+    pipeline.require_known(config)
     preflight.warn(config)
+    storage.require_plain(config.name if parsed.root is None else parsed.root)
     root = storage.absolute(parsed.root or storage.join("runs", config.name))
     if _job_config() and not storage.is_remote(root) and not os.path.isabs(parsed.root or ""):
         log.warning("--run is relative: inside a submitted job that is Ray's copy of the working folder, %s", root)
@@ -334,6 +355,7 @@ def _set_environment(joins: bool) -> None:
 
 
 COMMANDS: dict[str, tuple[Callable[[argparse.ArgumentParser], None], Callable[[argparse.Namespace], int]]] = {
+    "init": (_init_arguments, init),
     "full_pipeline": (_config_arguments, full_pipeline),
     "rank_dataset": (_config_arguments, rank_dataset),
     "evaluate": (_config_arguments, evaluate),

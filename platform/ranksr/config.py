@@ -16,19 +16,38 @@ SCALE = 4
 
 
 class Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = pydantic.ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, str_min_length=1
+    )
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _truth_is_no_number(cls, given: Any) -> Any:
+        """Pydantic takes `true` for 1: `steps: true` would train one step."""
+        for key, value in given.items() if isinstance(given, dict) else ():
+            if isinstance(value, bool) and key in cls.model_fields and cls.model_fields[key].annotation is not bool:
+                raise ValueError(f"{key}={str(value).lower()} is a truth value: give what {key} holds")
+        return given
 
 
 PositiveInt = Annotated[int, pydantic.Field(gt=0)]
 NonNegative = Annotated[float, pydantic.Field(ge=0)]
 MethodName = Annotated[str, pydantic.Field(pattern=r"^[a-z0-9_]+$")]
-Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
-Inside = Annotated[float, pydantic.Field(gt=0, lt=1)]
-Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
-Seed = Annotated[int, pydantic.Field(ge=0, lt=2**63)]
-"""Seeds that torch and numpy both take."""
 FileName = Annotated[str, pydantic.Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*$")]
-"""A name that is a folder on any system, and one component of a path."""
+"""Of a folder that a run or its pictures get."""
+Fraction = Annotated[float, pydantic.Field(ge=0, le=1)]
+Decay = Annotated[float, pydantic.Field(ge=0, lt=1)]
+Seed = Annotated[int, pydantic.Field(ge=0, lt=2**32)]
+"""What torch, NumPy and scikit-learn all take."""
+
+
+def _whole_above_one(gpus: float) -> float:
+    if gpus > 1 and gpus != int(gpus):
+        raise ValueError(f"{gpus} GPUs: Ray gives whole ones, or a part of one; choose {int(gpus)} or {int(gpus) + 1}")
+    return gpus
+
+
+Gpus = Annotated[NonNegative, pydantic.AfterValidator(_whole_above_one)]
 
 
 class Data(Section):
@@ -38,14 +57,14 @@ class Data(Section):
     """What to do with a file that cannot be read: list it in rejected.parquet, or stop."""
     max_bad_fraction: Fraction = 0.1
     """With `skip`: the largest fraction of bad files that is still taken for an accident."""
-    val_fraction: Inside
+    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
     """Fraction of the *images* (never of the patches) held out for validation. Paper 4.1: 10 %."""
     sub_image_px: PositiveInt = 480
     """HR side of the sub-images that training crops from; a 2K photograph is never decoded for one crop."""
     sub_image_stride_px: PositiveInt = 240
     """Step of the sub-image grid; the last column and row are moved inwards to touch the border."""
     images_per_part: PositiveInt = 4
-    """At most so many photographs in one Parquet file and one Ray task: the work that a crash can cost."""
+    """Photographs in one Parquet file and one Ray task: the work that a crash can cost."""
 
 
 class TestSet(Section):
@@ -158,6 +177,12 @@ class Training(Section):
     """A validation metric, e.g. niqe, psnr, srocc; its direction is known."""
 
     @pydantic.model_validator(mode="after")
+    def _milestones_ascend(self) -> Self:
+        if list(self.milestones) != sorted(set(self.milestones)):
+            raise ValueError(f"milestones={list(self.milestones)} do not ascend: give each step once, in order")
+        return self
+
+    @pydantic.model_validator(mode="after")
     def _best_has_a_metric(self) -> Self:
         if self.checkpoint == "best" and self.best_metric is None:
             raise ValueError("checkpoint=best needs best_metric: name a validation metric, e.g. best_metric=niqe")
@@ -175,7 +200,7 @@ class Method(Section):
     adversarial: Literal["vanilla", "relativistic"] = "vanilla"
     """vanilla: Eq. 5 and 8 (BCE with logits); relativistic: ESRGAN's average discriminator."""
     hr_patch_px: PositiveInt
-    """Side of the training crop; paper 4.2: 296 (LR 74). Smaller photographs are left out of this training."""
+    """Side of the training crop; paper 4.2: 296 (LR 74)."""
     train: Training
 
 
@@ -236,7 +261,7 @@ class Compute(Section):
     num_workers: PositiveInt = 1
     """They share each batch. Batch norm sees a worker's part of it; all else does not depend on their number."""
     cpus_per_worker: Annotated[float, pydantic.Field(gt=0)] = 1
-    gpus_per_worker: NonNegative = 0
+    gpus_per_worker: Gpus = 0
     threads_per_worker: PositiveInt = 1
     """Intra-op threads of torch in a training worker."""
     loader_threads: PositiveInt = 1
@@ -247,12 +272,12 @@ class Compute(Section):
     upscale_actors: PositiveInt | None = None
     """Processes that make SR images, each on one CPU, where it scores them too, or on `gpus_per_upscaler`. null: as
     many as the present CPUs or GPUs hold. On a cluster that grows with the work give the number it should grow to."""
-    gpus_per_upscaler: NonNegative = 0
+    gpus_per_upscaler: Gpus = 0
     log_every_steps: PositiveInt = 100
     checkpoint_every_steps: PositiveInt = 5000
     keep_checkpoints: PositiveInt = 2
-    max_failures: Annotated[int, pydantic.Field(ge=-1)] = 3
-    """How often a training stage restarts from its last checkpoint by itself when a worker dies. -1: without end."""
+    max_failures: Annotated[int, pydantic.Field(ge=0)] = 3
+    """How often a training stage restarts from its last checkpoint by itself when a worker dies."""
     shared_filesystem: bool = False
     """Say true when local paths are the same files on every node (NFS); else a cluster needs an s3:// run."""
     max_concurrent_trials: PositiveInt | None = None
@@ -261,6 +286,7 @@ class Compute(Section):
 
 class Config(Section):
     name: FileName
+    """Of the run folder runs/NAME, where --run does not say another."""
     seed: Seed
     data: Data
     test_sets: tuple[TestSet, ...]
@@ -295,17 +321,18 @@ class Config(Section):
         return flat
 
     def with_overrides(self, overrides: list[str] | tuple[str, ...]) -> "Config":
-        """A changed, checked copy. `overrides` are `key.path=value`, the value in YAML."""
-        return _validated(config_files.override(self.model_dump(mode="json"), overrides), "the overrides")
+        """A changed, checked copy. `overrides` are `key.path=value`, the value a text or YAML."""
+        return _validated(config_files.override(Config, self.model_dump(mode="json"), overrides), "the overrides")
 
 
 def load_config(path: str | pathlib.Path, overrides: list[str] | tuple[str, ...] = ()) -> Config:
     """Read a YAML file and its `base:` (relative to it), apply `key.path=value` overrides, check everything."""
-    return _validated(config_files.override(config_files.read_yaml(pathlib.Path(path)), overrides), str(path))
+    tree = config_files.override(Config, config_files.read_yaml(pathlib.Path(path)), overrides)
+    return _validated(tree, str(path), overrides)
 
 
-def _validated(tree: dict[str, Any], source: str) -> Config:
-    methods = tree.get("methods")
-    if isinstance(methods, dict):
-        tree = {**tree, "methods": {name: value for name, value in methods.items() if value is not None}}
-    return config_files.checked(Config, tree, source)
+def _validated(tree: dict[str, Any], source: str, overrides: list[str] | tuple[str, ...] = ()) -> Config:
+    for key in ("methods", "external"):
+        if isinstance(entries := tree.get(key), dict):
+            tree = {**tree, key: {name: value for name, value in entries.items() if value is not None}}
+    return config_files.checked(Config, tree, source, overrides)

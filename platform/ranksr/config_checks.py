@@ -1,18 +1,15 @@
 """What must hold between several keys of a config; every message names the keys. Called by `Config` itself."""
 
 import os
+import posixpath
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ranksr.config import Config
 
-STAGES = ("patches", "calibration", "calibration_niqe", "calibration_ma", "rank_dataset", "ranker", "evaluation")
-"""Stages beside the trainings of the methods; each has a folder of its name in a run."""
-OTHER_ENTRIES = ("ablation", "lock", "report", "run", "tensorboard")
-"""What else lies in a run's folder."""
-RESERVED_METHODS = ("lr", "hr", "bicubic", *STAGES, *OTHER_ENTRIES)
-"""Names that no method may have: those of images without a network, and of what a run's folder holds."""
+IMAGES = ("lr", "hr", "bicubic")
+"""What is shown beside the methods' images, under these names."""
 
 
 def check(config: "Config", scale: int) -> None:
@@ -27,55 +24,62 @@ def check(config: "Config", scale: int) -> None:
         )
 
 
+def _check_lists(config: "Config") -> None:
+    """What nothing could be made of, or would be made twice."""
+    lists: dict[str, tuple[Sequence[str], str]] = {
+        "test_sets": ([each.name for each in config.test_sets], "a test set, e.g. [{name: Set14, hr: /data/Set14}]"),
+        "scoring.metrics": (config.scoring.metrics, "a metric, e.g. [niqe, psnr]"),
+        "evaluation.methods": (config.evaluation.methods, "what the tables compare, e.g. [bicubic, srgan, hr]"),
+        "rank_dataset.methods": (config.rank_dataset.methods, "what each location is shown by, e.g. [srresnet, srgan]"),
+        "ranker.methods": (config.ranker.methods, "what the Ranker compares, e.g. [srresnet, srgan]"),
+    }
+    for key, (names, example) in lists.items():
+        if not names:
+            raise ValueError(f"{key}=[] is empty: name at least {example}")
+        if repeated := [name for number, name in enumerate(names) if name in names[:number]]:
+            raise ValueError(f"{key} names {repeated[0]!r} twice ({', '.join(names)}): every name must be another")
+
+
 def _check_held_out(config: "Config") -> None:
     """Validation images are cut from data.hr and choose the best weights: a test set must not be among them."""
     for key, trained in (("data.hr", config.data.hr), ("rank_dataset.hr", config.rank_dataset.hr)):
         for test_set in config.test_sets:
-            if trained and (shared := _shared(_photographs(trained), _photographs(test_set.hr))):
-                raise ValueError(
-                    f"{key} and the test set {test_set.name} share {', '.join(sorted(shared))}: nothing that is "
-                    "trained or validated on may be tested on; take other photographs for one of them"
-                )
+            for tested in (test_set.hr, test_set.lr):
+                if trained and tested and (shared := _shared(trained, tested)):
+                    raise ValueError(
+                        f"{key} and the test set {test_set.name} share {shared} ({key}={trained}, and {tested}): "
+                        "nothing trained or validated on may be tested on; take other photographs for one of them"
+                    )
 
 
-def _photographs(source: str) -> set[str]:
-    """What can be told apart without listing: the names of the wheel's photographs, or where a folder or file is."""
-    if source.startswith("skimage:"):
-        return set(source.removeprefix("skimage:").split(","))
-    scheme, separator, rest = source.partition("://")
+def _shared(one: str, other: str) -> str:
+    """What two sources of photographs share as their names tell: names of the wheel's, or the inner of two folders."""
+    names, others = _wheel_names(one), _wheel_names(other)
+    if names or others:
+        return ", ".join(sorted(names & others))
+    inner, outer = sorted((_place(one), _place(other)), key=len, reverse=True)
+    return inner if (inner + "/").startswith(outer.rstrip("/") + "/") else ""
+
+
+def _wheel_names(source: str) -> set[str]:
+    wheel, separator, names = source.partition("skimage:")
+    return set(names.split(",")) if separator and not wheel else set()
+
+
+def _place(source: str) -> str:
+    """The folder or file behind every way to write its path."""
+    scheme, separator, path = source.partition("://")
     if separator:
-        return {f"{scheme}://{os.path.normpath(rest)}"}
-    return {os.path.realpath(os.path.expanduser(source))}
-
-
-def _shared(one: set[str], other: set[str]) -> set[str]:
-    """Places of either that are, or lie in, one of the other's."""
-    return {a for a in one for b in other if _lies_in(a, b)} | {b for a in one for b in other if _lies_in(b, a)}
-
-
-def _lies_in(place: str, folder: str) -> bool:
-    return place == folder or place.startswith(folder.rstrip("/") + "/")
-
-
-def _check_lists(config: "Config") -> None:
-    lists: dict[str, Sequence[str]] = {
-        "test_sets": [test_set.name for test_set in config.test_sets],
-        "scoring.metrics": config.scoring.metrics,
-        "evaluation.methods": config.evaluation.methods,
-    }
-    for key, names in lists.items():
-        if not names:
-            raise ValueError(f"{key} is empty: name at least one")
-        if repeated := next((name for name in names if names.count(name) > 1), None):
-            raise ValueError(f"{key} names {repeated} twice: remove one, or give them different names")
+        return f"{scheme}://{posixpath.normpath(path)}"
+    return os.path.realpath(os.path.expanduser(source))
 
 
 def _check_methods(config: "Config") -> None:
     for name in (*config.methods, *config.external):
-        if name in RESERVED_METHODS:
+        if name in IMAGES:
             raise ValueError(
                 f"{'methods' if name in config.methods else 'external'}.{name}: the name is taken by ranksr; "
-                f"choose another than {', '.join(RESERVED_METHODS)}"
+                f"choose another than {', '.join(IMAGES)}"
             )
     if both := config.methods.keys() & config.external.keys():
         raise ValueError(f"methods.{min(both)} and external.{min(both)} have one name: rename one of them")
@@ -90,8 +94,6 @@ def _check_methods(config: "Config") -> None:
     ):
         if unknown := [name for name in names if name not in known]:
             raise ValueError(f"{key} names {unknown[0]!r}, which is none of {', '.join(sorted(known))}")
-        if len(set(names)) != len(names):
-            raise ValueError(f"{key} names a method twice: {', '.join(names)}")
     stored = {*config.rank_dataset.methods, "hr"}
     if unknown := [name for name in config.ranker.methods if name not in stored]:
         raise ValueError(

@@ -248,8 +248,12 @@ def stage_of(context: Context, name: str) -> Stage:
     """The stage of this name: that of a method, or one of the others."""
     if name in context.config.methods:
         return generator(context, name)
-    others = (patches, calibration_niqe, calibration_ma, rank_dataset, ranker, evaluation)
-    return {each.__name__: each for each in others}[name](context)
+    return {each.__name__: each for each in _other_stages()}[name](context)
+
+
+def _other_stages() -> tuple[Callable[[Context], Stage], ...]:
+    """The stages that are no method's training."""
+    return patches, calibration_niqe, calibration_ma, rank_dataset, ranker, evaluation
 
 
 def evaluation(context: Context) -> Stage:
@@ -346,3 +350,8 @@ def fetch_published(config: Config, stages: list[str]) -> None:
     trained = [config.methods[name] for name in stages if name in config.methods]
     if config.perceptual.weights == "published" and any(method.weights.perceptual for method in trained):
         build_features(config.perceptual)
+
+
+def require_known(config: Config) -> None:
+    """Check what the config alone cannot: see `preflight.require_known`. Raises UserError."""
+    preflight.require_known(config, [stage.__name__ for stage in _other_stages()])

@@ -1,4 +1,4 @@
-"""What a config asks of metrics and validations, refused when it is loaded and not after hours of work."""
+"""Checks of a config against what lies outside it: metrics, validations, names in a run, images made elsewhere."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable
@@ -7,6 +7,7 @@ from ranksr import metrics, storage
 from ranksr.config import Config, Training, UserError
 from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
+from ranksr.runs import BESIDE_STAGES, STAGES
 from ranksr.train.loop import validated_by
 
 log = logging.getLogger(__name__)
@@ -15,23 +16,20 @@ NEED_NIQE = ("niqe", "pi")
 NEED_MA = ("ma", "pi")
 
 
-def require_known(config: Config) -> None:
-    """Check what the config alone cannot: that its metrics exist, fit their use, and have what they need.
+def require_known(config: Config, stages: Iterable[str]) -> None:
+    """Refuse at load what would fail after hours. `stages`: names of those that are no method's training.
 
     Raises UserError naming the key, its value and the remedy.
     """
-    _require_metrics(config, ((f"scoring.metrics={name}", name) for name in config.scoring.metrics))
-    labels = {"ranker.metric": config.ranker.metric}
-    if config.rank_dataset.gap and config.rank_dataset.gap.metric:
-        labels["rank_dataset.gap.metric"] = config.rank_dataset.gap.metric
-    _require_metrics(config, ((f"{key}={name}", name) for key, name in labels.items()))
+    require_metrics(config)
+    require_free_names(config, stages)
+    require_wheel(config)
     patch_px, needed = config.rank_dataset.patch_px, metrics.smallest_niqe_px(config.scoring.profile)
-    for key, name in labels.items():
-        if metrics.metric_info(name).needs_reference:
-            raise UserError(f"{key}={name} compares with a reference, which a ranked patch has not: use niqe, ma or pi")
-        if name in NEED_NIQE and patch_px < needed:
+    gap = config.rank_dataset.gap
+    for key, metric in (("ranker.metric", config.ranker.metric), ("rank_dataset.gap.metric", gap and gap.metric)):
+        if metric in NEED_NIQE and patch_px < needed:
             raise UserError(
-                f"rank_dataset.patch_px={patch_px} is too small for {key}={name}: "
+                f"rank_dataset.patch_px={patch_px} is too small for {key}={metric}: "
                 f"NIQE needs {needed} px under the profile {config.scoring.profile}"
             )
     for name, method in config.methods.items():
@@ -39,14 +37,42 @@ def require_known(config: Config) -> None:
     _require_validated(config, "ranker.train", config.ranker.train, of_ranker=True)
 
 
-def _require_metrics(config: Config, named: Iterable[tuple[str, str]]) -> None:
-    for setting, name in named:
+def require_metrics(config: Config) -> None:
+    """Raise UserError for a metric that is unknown, lacks its model, or cannot do what it is asked for."""
+    gap = config.rank_dataset.gap
+    shown = [(f"scoring.metrics={name}", name) for name in config.scoring.metrics]
+    labels = [(f"ranker.metric={config.ranker.metric}", config.ranker.metric)]
+    if gap and gap.metric:
+        labels.append((f"rank_dataset.gap.metric={gap.metric}", gap.metric))
+    for said, name in [*shown, *labels]:
         try:
-            metrics.metric_info(name)
+            info = metrics.metric_info(name)
         except UserError as error:
-            raise UserError(f"{setting}: {error}") from None
+            raise UserError(f"{error} ({said})") from error
         if name in NEED_MA and config.scoring.ma_model is None:
-            raise UserError(f"{setting} needs scoring.ma_model: published, fit, or a file")
+            raise UserError(f"{said}: metric {name!r} needs scoring.ma_model: published, fit, or a file")
+        if info.needs_reference and (said, name) in labels:
+            raise UserError(
+                f"{said} needs a reference image, and what orders patches must do without: "
+                "choose niqe, ma, pi or one of pyiqa's without reference"
+            )
+
+
+def require_free_names(config: Config, stages: Iterable[str]) -> None:
+    """Raise UserError where a method would share its folder of the run. `stages`: those that are no method's."""
+    taken = [*stages, *(name.split(".")[0] for name in (*BESIDE_STAGES, STAGES))]
+    for key, names in (("methods", config.methods), ("external", config.external)):
+        if both := [name for name in names if name in taken]:
+            raise UserError(
+                f"{key}.{both[0]}: the name is taken by a part of every run; choose another than {', '.join(taken)}"
+            )
+
+
+def require_wheel(config: Config) -> None:
+    """Raise UserError where a source names a photograph that scikit-image's wheel does not hold, or one twice."""
+    for source in (config.data.hr, config.rank_dataset.hr, *(each.hr for each in config.test_sets)):
+        if source and source.startswith(sources.WHEEL):
+            sources.list_photos(source)
 
 
 def _require_validated(config: Config, key: str, training: Training, of_ranker: bool) -> None:

@@ -25,6 +25,10 @@ log = logging.getLogger(__name__)
 
 LOCK = "lock"
 """In a local run folder: who works on it, or did last."""
+BESIDE_STAGES = (LOCK, "run.json", "report", "tensorboard", "ablation", "calibration")
+"""All that a run folder holds beside one folder a stage; `calibration` in runs of an older ranksr."""
+STAGES = "stages"
+"""In the folders of ablations and of TensorBoard: what trials build."""
 
 IDENTITY = 2
 """How fingerprints are computed; in every stage.json. Raised whenever the same work would get another fingerprint."""
@@ -89,11 +93,11 @@ class Run:
     @property
     def trials(self) -> "Run":
         """Where all trials of this run's ablations build what they change, each stage once: <stage>-<fingerprint>/."""
-        return Run(self.path("ablation", "stages"), parent=self)
+        return Run(self.path("ablation", STAGES), parent=self)
 
     def tensorboard(self, stage: Stage) -> str:
         """Where the stage writes its event files."""
-        above = self.parent.path("tensorboard", "stages") if self.parent else self.path("tensorboard")
+        above = self.parent.path("tensorboard", STAGES) if self.parent else self.path("tensorboard")
         return storage.join(above, stage.folder.rsplit("/", 1)[-1])
 
     def find(

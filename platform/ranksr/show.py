@@ -93,7 +93,7 @@ def _ablation(shown: Shown, name: str) -> str:
             state, would = each.state, "refuse"
             try:
                 config = shown.config.with_overrides(each.overrides)
-                require_evaluated(found.method, config)
+                require_evaluated(config, found.method)
                 watched = found.method if found.search else None
                 stages = plan_trial(config, shown.run, shown.digests, watched)
                 training = next(stage for stage in stages if stage.name == found.method)

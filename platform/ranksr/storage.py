@@ -75,6 +75,37 @@ def resolve(path: str) -> tuple[pyarrow.fs.FileSystem, str]:
     return _filesystem(f"{scheme}://{bucket}"), rest.rstrip("/")
 
 
+def require_plain(root: str) -> None:
+    """Raise UserError where a library behind us would take a run's name for another place, or for none.
+
+    Ray Train and Tune find a run by pyarrow's parser of URIs, for which a space, `#`, `?`, `%20` have a meaning; here
+    a name stands for itself (`resolve`).
+    """
+    remedy = "name the run with letters, digits, `_`, `-`, `.` and `/`, e.g. s3://bucket/runs/paper"
+    if not root.isprintable() or not root:
+        raise UserError(f"--run {root!r} is no name of a folder: give one that can be read, e.g. runs/paper")
+    if root.startswith("s3:") and not is_remote(root):
+        raise UserError(f"--run {root}: a bucket is given with two slashes, e.g. s3://bucket/runs/paper")
+    if not is_remote(root):
+        read = pyarrow.fs.FileSystem.from_uri(absolute(root))[1]
+        if os.path.normpath(read) != absolute(root):
+            raise UserError(f"--run {root}: Ray would write it to {read}; choose a name without special characters")
+        return
+    scheme, _, place = root.partition("://")
+    if scheme != "s3":
+        raise UserError(f"--run {root}: {scheme}:// is no place for a run; give a local folder or s3://bucket/prefix")
+    if strange := [part for part in place.rstrip("/").split("/") if part in ("", ".", "..")]:
+        raise UserError(f"--run {root}: {strange[0]!r} is no part of a bucket's names; {remedy}")
+    try:
+        before, mark, after = root.rstrip("/").partition("#")
+        # The region is said, so that none is asked of AWS.
+        read = pyarrow.fs.FileSystem.from_uri(f"{before}?region=us-east-1{mark}{after}")[1]
+    except (pa.ArrowInvalid, OSError) as error:
+        raise UserError(f"--run {root}: Ray cannot read this name as a URI; {remedy}") from error
+    if read != place.rstrip("/"):
+        raise UserError(f"--run {root}: Ray would write to s3://{read}; {remedy}")
+
+
 @contextlib.contextmanager
 def answering(path: str) -> Iterator[None]:
     """Tell a store that is away (StorageError) from a file that is missing or locked."""

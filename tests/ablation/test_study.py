@@ -73,6 +73,38 @@ def test_a_search_draws_the_same_values_whenever_it_is_read(tmp_path: pathlib.Pa
     ] == weights[0]
 
 
+@pytest.mark.parametrize(
+    ("space", "names"),
+    [
+        ("{ranker.margin: {choice: [0.25, 0.5]}}", {"margin_0.25", "margin_0.5"}),
+        ("{ranker.features: {randint: [4, 7]}}", {"features_4", "features_5", "features_6"}),
+        ("{ranker.features: {lograndint: [2, 4]}}", {"features_2", "features_3"}),
+        (
+            "{ranker.methods: {choice: [[srresnet, srgan], [srgan, hr]]}}",
+            {"methods_srresnet_srgan", "methods_srgan_hr"},
+        ),
+    ],
+)
+def test_draws_that_agree_are_one_trial_and_the_log_says_how_many_remain(
+    tmp_path: pathlib.Path, demo: Config, caplog: pytest.LogCaptureFixture, space: str, names: set[str]
+) -> None:
+    path = write(tmp_path, f"search: {{num_trials: 20, space: {space}}}\n")
+    with caplog.at_level("INFO"):
+        first, second = ([trial.name for trial in prepare(load_studies(path), demo)] for _ in "12")
+    assert first == second
+    assert sorted(first) == sorted(names)
+    assert f"{len(names)} of 20 trials of the search remain" in caplog.text
+
+
+def test_listed_choices_are_taken_as_they_are_and_what_the_grid_has_is_not_drawn_again(
+    tmp_path: pathlib.Path, demo: Config
+) -> None:
+    search = "search: {num_trials: 20, space: {ranker.margin: {choice: [0.12345, 0.12346, 0.5]}}}\n"
+    trials = prepare(load_studies(write(tmp_path, f"grid: {{ranker.margin: [0.5]}}\n{search}")), demo)
+    assert trials[0].name == "margin_0.5"
+    assert sorted(trial.config.ranker.margin for trial in trials) == [0.12345, 0.12346, 0.5]
+
+
 def test_the_settings_in_which_trials_differ_are_found(tmp_path: pathlib.Path, demo: Config) -> None:
     text = (
         "seeds: [0, 1]\ncommon: [ranker.margin=0.25]\ntrials: [{name: a}, {name: b, overrides: [ranker.metric=ma]}]\n"
@@ -95,12 +127,42 @@ def test_the_settings_in_which_trials_differ_are_found(tmp_path: pathlib.Path, d
         ("search: {num_trials: 2, space: {ranker.margin: {gamma: [1]}}}\n", "gamma"),
         ("trials: [{name: a}]\nearly_stopping: {metric: srocc}\n", "early_stopping.metric='srocc'"),
         ("studies: [a.yaml]\n", "a list of files, it holds `about:` only"),
+        ("common: [ranker.margin=1]\ncommon: [seed=1]\ntrials: [{name: a}]\n", "common stands twice, in lines 3 and 4"),
+        ("trials: [{name: a}]\ngrid: {ranker.margin: [1],\n  ranker.margin: [2]}\n", "ranker.margin stands twice, in lines 4 and 5"),
+        ("seeds: [-1]\ntrials: [{name: a}]\n", "seeds.0=-1"),
+        ("seeds: []\ntrials: [{name: a}]\n", "seeds=[]"),
+        ("seeds: [1, 1]\ntrials: [{name: a}]\n", "seeds=[1, 1] repeat themselves"),
+        ("trials: [{name: ..}]\n", "trials.0.name='..'"),
+        ("trials: [{name: a}]\ngrid: {ranker.margin: []}\n", "grid.ranker.margin=[] is empty"),
+        ("search: {num_trials: 2, seed: -1, space: {ranker.margin: {uniform: [0, 1]}}}\n", "search.seed=-1"),
+        ("search: {num_trials: 2, space: {}}\n", "search.space={}"),
+        ("common: ['evaluation.methods=[bicubic, hr]']\ntrials: [{name: a}]\n", "trial a: evaluation.methods=bicubic, hr leaves out ranksrgan"),
+        ("trials: [{name: a, overrides: ['evaluation.methods=[hr]']}]\n", "trial a: evaluation.methods=hr leaves out ranksrgan"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_the_file_is_named(tmp_path: pathlib.Path, demo: Config, text: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
         prepare(load_studies(write(tmp_path, text)), demo)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ({"a.yaml": "about: x\nstudies: [b.yaml]\n", "b.yaml": "about: x\nstudies: [a.yaml]\n"}, "studies lead back"),
+        ({"a.yaml": "about: x\nstudies: []\n"}, "studies=\\[\\] is empty"),
+        ({"a.yaml": "about: x\nstudies: [b.yaml, b.yaml]\n"}, "two files b.yaml"),
+        ({"a.yaml": "about: x\nstudies: [stages.yaml]\n"}, "the name stages is taken"),
+        ({"a.yaml": "about: x\nstudies: ['my study.yaml']\n"}, "my study.yaml: use letters"),
+    ],
+)
+def test_files_that_make_no_ablation_are_named(tmp_path: pathlib.Path, files: dict[str, str], says: str) -> None:
+    for name in ("b.yaml", "stages.yaml", "my study.yaml"):
+        (tmp_path / name).write_text("about: x\nmethod: ranksrgan\ntrials: [{name: a}]\n")
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=says):
+        load_studies(tmp_path / "a.yaml")
 
 
 def test_a_method_that_the_config_has_not_is_named(tmp_path: pathlib.Path, demo: Config) -> None:

@@ -19,7 +19,7 @@ def finished(
     root: pathlib.Path, single: list[str], finished_run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory
 ) -> pipeline.Context:
     """A finished run."""
-    run = Run(str(shutil.copytree(finished_run, tmp_path_factory.mktemp("tune") / "run")))
+    run = Run(str(shutil.copytree(finished_run, tmp_path_factory.mktemp("tune") / finished_run.name)))
     return pipeline.Context(load_config(root / "configs" / "demo.yaml", single), run, start_ray=lambda: None)
 
 

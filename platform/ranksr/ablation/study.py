@@ -13,7 +13,9 @@ import ray.tune
 
 from ranksr import config_files, storage
 from ranksr.config import Config, FileName, Section, Seed, UserError
-from ranksr.preflight import require_known, require_niqe_of_validation
+from ranksr.pipeline import require_known
+from ranksr.preflight import require_niqe_of_validation
+from ranksr.runs import STAGES
 
 log = logging.getLogger(__name__)
 
@@ -27,12 +29,14 @@ class Listed(Section):
 
 
 class Search(Section):
-    """Random search: each trial draws a value for every key, the same ones whenever the file is read."""
+    """Random search: each trial draws a value for every key, the same ones whenever the file is read.
+
+    Draws that agree with an earlier one make no trial of their own.
+    """
 
     num_trials: Annotated[int, pydantic.Field(gt=0)]
-    """How many are drawn; of those that draw the same values one remains."""
     seed: Seed = 0
-    space: dict[str, dict[Distribution, Any]]
+    space: Annotated[dict[str, dict[Distribution, Any]], pydantic.Field(min_length=1)]
     """Key to one distribution of Ray Tune and its arguments, e.g. {loguniform: [0.003, 0.3]}, {choice: [1, 2]}."""
 
 
@@ -71,7 +75,9 @@ class Study(Section):
     @pydantic.model_validator(mode="after")
     def _trials_are_told_apart(self) -> Self:
         if self.seeds and len(set(self.seeds)) != len(self.seeds):
-            raise ValueError(f"seeds={list(self.seeds)} names one twice: remove it")
+            raise ValueError(f"seeds={list(self.seeds)} repeat themselves: give each once")
+        if empty := [key for key, values in self.grid.items() if not values]:
+            raise ValueError(f"grid.{empty[0]}=[] is empty: give the values to try, or remove the key")
         names = [trial.name for trial in self.listed()]
         if not names or len(set(names)) != len(names):
             raise ValueError(f"trials need different names, at least one: {', '.join(names) or 'there is none'}")
@@ -91,9 +97,17 @@ class Study(Section):
 
     def listed(self) -> list[Listed]:
         """The listed trials, those of the grid, those of the search."""
+        return [*self.trials, *self._combined(), *self.drawn()]
+
+    def _combined(self) -> list[Listed]:
         combinations = itertools.product(*self.grid.values()) if self.grid else ()
-        grid = [_trial(dict(zip(self.grid, values, strict=True))) for values in combinations]
-        return [*self.trials, *grid, *(_trial(values) for values in _draws(self.search))]
+        return [_trial(dict(zip(self.grid, values, strict=True))) for values in combinations]
+
+    def drawn(self) -> list[Listed]:
+        """The trials of the search, each once and none of the grid's."""
+        grid = self._combined()
+        draws = dict.fromkeys(_trial(values) for values in _draws(self.search))
+        return [trial for trial in draws if trial not in grid]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,22 +126,48 @@ class Trial:
         return f"{self.study}/{self.name}/{self.seed}"
 
 
-def load_studies(path: str | pathlib.Path) -> dict[str, Study]:
+def load_studies(path: str | pathlib.Path, above: tuple[pathlib.Path, ...] = ()) -> dict[str, Study]:
     """The studies of a file, by name: the file's own, or those of the files that its `studies:` names (relative to it).
 
-    Raises UserError.
+    `above`: the files that led here. Raises UserError.
     """
     path = pathlib.Path(path)
+    if path.resolve() in above:
+        raise UserError(f"{path}: studies lead back to it through {' -> '.join(map(str, above))}; remove one of them")
     tree = config_files.read_yaml(path)
     if "studies" not in tree:
         study = config_files.checked(Study, tree, str(path))
-        if study.search and (remaining := len(_draws(study.search))) < study.search.num_trials:
-            drawn = study.search.num_trials
-            log.info("%s: of %d draws %d repeat others: %d trials remain", path, drawn, drawn - remaining, remaining)
-        return {path.stem: study}
-    if set(tree) != {"about", "studies"} or not isinstance(tree["studies"], list):
+        if study.search and (left := len(study.drawn())) < study.search.num_trials:
+            log.info(
+                "%s: %d of %d trials of the search remain, the other draws repeat them",
+                path,
+                left,
+                study.search.num_trials,
+            )
+        return {_file_name(path): study}
+    files = tree["studies"]
+    if set(tree) != {"about", "studies"} or not isinstance(files, list) or not all(isinstance(f, str) for f in files):
         raise UserError(f"{path}: beside `studies:`, a list of files, it holds `about:` only, not {', '.join(tree)}")
-    return {name: study for entry in tree["studies"] for name, study in load_studies(path.parent / entry).items()}
+    studies: dict[str, Study] = {}
+    for file in files:
+        found = load_studies(path.parent / file, (*above, path.resolve()))
+        if both := studies.keys() & found.keys():
+            raise UserError(f"{path}: studies names two files {min(both)}.yaml: rename one, or name it once")
+        studies |= found
+    if not studies:
+        raise UserError(f"{path}: studies=[] is empty: name at least one file of an ablation")
+    return studies
+
+
+def _file_name(path: pathlib.Path) -> str:
+    """The study's name, which is that of its folder in the run."""
+    try:
+        name = pydantic.TypeAdapter(FileName).validate_python(path.stem)
+    except pydantic.ValidationError:
+        raise UserError(f"{path}: use letters, digits, `_`, `-` and `.` only: its folder has this name") from None
+    if name == STAGES:
+        raise UserError(f"{path}: the name {STAGES} is taken, by the stages that trials build; rename the file")
+    return name
 
 
 def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
@@ -143,12 +183,12 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
         for listed in study.listed():
             for seed in study.seeds or (config.seed,):
                 # First, so that a trial may say otherwise.
-                given = [f"evaluation.methods=[{study.method}]", *study.common, *listed.overrides]
+                given = [f"evaluation.methods={config_files.to_yaml([study.method])}", *study.common, *listed.overrides]
                 seeded = [f"{training}.train.seed={seed}" for training in ("ranker", f"methods.{study.method}")]
                 try:
                     changed = config.with_overrides([*given, *seeded])
                     require_known(changed)
-                    require_evaluated(study.method, changed)
+                    require_evaluated(changed, study.method)
                     if study.early_stopping:
                         require_niqe_of_validation(changed, "early_stopping.metric", study.early_stopping.metric)
                 except UserError as error:
@@ -157,12 +197,12 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
     return prepared
 
 
-def require_evaluated(method: str, config: Config) -> None:
-    """Raise UserError where a trial's config does not evaluate the method that its study compares."""
+def require_evaluated(config: Config, method: str) -> None:
+    """Raise UserError where a trial's config does not evaluate the study's method."""
     if method not in config.evaluation.methods:
         raise UserError(
-            f"evaluation.methods={', '.join(config.evaluation.methods)} leaves out {method}, whose scores the trials "
-            "are compared by: add it, or leave evaluation.methods out of the ablation"
+            f"evaluation.methods={', '.join(config.evaluation.methods)} leaves out {method}, the ablation's method, "
+            f"by whose scores trials are compared: add {method}, or leave evaluation.methods as it is"
         )
 
 
@@ -198,14 +238,14 @@ def _draws(search: Search | None) -> list[dict[str, Any]]:
     if search is None:
         return []
     domains = {key: _domain(key, distribution) for key, distribution in search.space.items()}
-    draws: list[dict[str, Any]] = []
+    listed = {key for key, distribution in search.space.items() if "choice" in distribution}
+    draws = []
     for number in range(search.num_trials):
         rng = np.random.default_rng([search.seed, number])
         values = {key: domain.sample(random_state=rng) for key, domain in domains.items()}
-        # Three digits say where a value lies, and can be read in a trial's name.
-        draw = {key: float(f"{v:.3g}") if isinstance(v, float) else v for key, v in values.items()}
-        if draw not in draws:
-            draws.append(draw)
+        # Three digits say where a value lies, and can be read in a trial's name; what was listed is taken as it is.
+        short = {key: float(f"{v:.3g}") for key, v in values.items() if isinstance(v, float) and key not in listed}
+        draws.append({**values, **short})
     return draws
 
 
@@ -214,6 +254,8 @@ def _domain(key: str, distribution: dict[Distribution, Any]) -> Any:
         raise ValueError(f"search.space.{key} needs one distribution, e.g. {{uniform: [0, 1]}}, not {distribution}")
     ((name, arguments),) = distribution.items()
     try:
+        if not isinstance(arguments, list):
+            raise TypeError("its arguments are a list")
         domain = ray.tune.choice(arguments) if name == "choice" else getattr(ray.tune, name)(*arguments)
         domain.sample()
     except (TypeError, ValueError, AssertionError, IndexError) as error:

@@ -39,6 +39,8 @@ def list_photos(source: str) -> list[Photo]:
     """
     if source.startswith(WHEEL):
         names = sorted(source.removeprefix(WHEEL).split(","))
+        if len(set(names)) != len(names):
+            raise UserError(f"{source} names a photograph twice: name each once")
         for name in names:
             wheel_file(name)
         return [Photo(name, f"{WHEEL}{name}") for name in names]
