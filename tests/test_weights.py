@@ -2,15 +2,17 @@
 
 import hashlib
 import os
+import pathlib
 import pickle
 
 import pytest
+import safetensors.torch
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ranksr import config, weights
-from ranksr.config import UserError
+from ranksr import checkpoints, config, weights
+from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet, UserError
 from ranksr.models import build_discriminator, build_generator, build_ranker
 
 FEATURES, BLOCKS, GROWTH = 4, 3, 2
@@ -304,3 +306,111 @@ def test_a_download_is_kept_in_the_cache(tmp_path, cache):
     assert weights.download((tmp_path / name).as_uri()) == str(cache / name)
     (tmp_path / name).unlink()
     assert weights.download((tmp_path / name).as_uri()) == str(cache / name)
+
+
+WRAPPED = {
+    "plain": lambda tensors: tensors,
+    "params_ema": lambda tensors: {"params": {}, "params_ema": tensors},
+    "net_g": lambda tensors: {"net_g": tensors, "epoch": 3},
+    "generator": lambda tensors: {"generator": tensors, "discriminator": {"x": torch.zeros(1)}},
+    "model": lambda tensors: {"model": {"state_dict": tensors}},
+    "compiled": lambda tensors: {f"_orig_mod.{key}": value for key, value in tensors.items()},
+    "parallel and compiled": lambda tensors: {f"module._orig_mod.{key}": value for key, value in tensors.items()},
+    "compiled and parallel": lambda tensors: {f"_orig_mod.module.{key}": value for key, value in tensors.items()},
+    "lightning": lambda tensors: {
+        "state_dict": {
+            **{f"net_g.{key}": value for key, value in tensors.items()},
+            "net_d.conv.weight": torch.zeros(1),
+        }
+    },
+}
+"""How training frameworks wrap a network's tensors, by the framework's word for it."""
+
+
+@pytest.fixture(scope="module")
+def sound() -> torch.nn.Module:
+    """A network that keeps a flat image flat: untrained, MSRResNet adds next to nothing to the bilinear image."""
+    torch.manual_seed(0)
+    return build_generator(SRResNet(arch="srresnet", features=8, blocks=2, skip="bilinear")).eval()
+
+
+@pytest.mark.parametrize("kind", ["pth", "safetensors"])
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_every_wrapper_is_unwrapped_and_safetensors_are_read(
+    sound: torch.nn.Module, tmp_path: pathlib.Path, wrapper: str, kind: str
+) -> None:
+    content = WRAPPED[wrapper](sound.state_dict())
+    path = tmp_path / f"weights.{kind}"
+    if kind == "pth":
+        torch.save(content, path)
+    elif all(isinstance(value, torch.Tensor) for value in content.values()):
+        safetensors.torch.save_file({key: value.contiguous() for key, value in content.items()}, path)
+    else:
+        pytest.skip("safetensors hold tensors only")
+    lr = torch.rand(1, 3, 16, 16)
+    assert torch.equal(checkpoints.load_generator(str(path))(lr), sound(lr))
+    started = checkpoints.start_weights(str(path), SRResNet(arch="srresnet", features=8, blocks=2, skip="bilinear"))
+    assert all(torch.equal(value, started[key]) for key, value in sound.state_dict().items())
+
+
+def test_a_damaged_safetensors_file_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "x.safetensors").write_bytes(b"\xff" * 40)
+    with pytest.raises(UserError, match=r"x.safetensors is no weights file: damaged"):
+        checkpoints.load_generator(str(tmp_path / "x.safetensors"))
+
+
+def changed(network: torch.nn.Module, shapes: dict[str, tuple[int, ...] | None]) -> dict[str, torch.Tensor]:
+    """The tensors of a network, with zeros of other shapes in the place of some; None leaves one out."""
+    tensors = dict(network.state_dict())
+    for key, shape in shapes.items():
+        tensors.pop(key, None)
+        if shape is not None:
+            tensors[key] = torch.zeros(shape)
+    return tensors
+
+
+@pytest.mark.parametrize(
+    ("of", "shapes", "says"),
+    [
+        (SRResNet(arch="srresnet", features=8, blocks=1), {"conv_first.weight": (8, 1, 3, 3)}, "it takes grey"),
+        (SRResNet(arch="srresnet", features=8, blocks=1), {"conv_first.weight": (8, 4, 3, 3)}, "it takes RGBA"),
+        (SRResNet(arch="srresnet", features=8, blocks=1), {"conv_last.weight": (1, 8, 3, 3)}, "it gives 1 channels"),
+        (SRResNet(arch="srresnet", features=8, blocks=1), {"conv_up2.weight": None}, "another scale"),
+        (SRResNet(arch="srresnet", features=8, blocks=1), {"conv_up3.weight": (32, 8, 3, 3)}, "another scale"),
+        (SRResNet(arch="srresnet", features=8, blocks=1), {"conv_up1.weight": (72, 8, 3, 3)}, "another scale"),
+        (RRDBNet(arch="rrdbnet", features=8, blocks=1, growth=4), {"conv_first.weight": (8, 12, 3, 3)}, "it is x2"),
+        (RRDBNet(arch="rrdbnet", features=8, blocks=1, growth=4), {"conv_first.weight": (8, 48, 3, 3)}, "it is x1"),
+        (RRDBNet(arch="rrdbnet", features=8, blocks=1, growth=4), {"conv_up3.weight": (8, 8, 3, 3)}, "another scale"),
+        (FSRCNN(arch="fsrcnn"), {"extract.0.weight": (56, 3, 5, 5)}, "it takes 3 channels"),
+    ],
+)
+def test_a_network_of_another_scale_or_colour_is_no_x4_rgb_network(
+    tmp_path: pathlib.Path, of: Generator, shapes: dict, says: str
+) -> None:
+    torch.save(changed(build_generator(of), shapes), tmp_path / "x.pth")
+    with pytest.raises(UserError, match=f"x.pth is not a x4 RGB network .*{says}"):
+        checkpoints.load_generator(str(tmp_path / "x.pth"))
+    with pytest.raises(UserError, match=f"x.pth is not a x4 RGB network .*{says}"):
+        checkpoints.start_weights(str(tmp_path / "x.pth"), of)
+
+
+def test_an_fsrcnn_of_another_scale_has_the_same_shapes_and_is_told_by_a_flat_image(
+    tmp_path: pathlib.Path, shared
+) -> None:
+    """At x2 a pixel gets a quarter of the taps' sum, at x4 a sixteenth."""
+    path = shared("weights/fsrcnn_x4.pth")
+    checkpoints.load_generator(str(path))
+    for scale in (2, 3):
+        tensors = weights.read_state_dict(str(path))
+        key = next(name for name, value in tensors.items() if name.endswith("weight") and value.shape[-1] == 9)
+        torch.save({**tensors, key: tensors[key] * (scale / 4) ** 2}, tmp_path / "other.pth")
+        with pytest.raises(UserError, match="a flat grey image comes out .* grey levels off"):
+            checkpoints.load_generator(str(tmp_path / "other.pth"))
+
+
+def test_weights_that_give_nan_are_refused_when_loaded(sound: torch.nn.Module, tmp_path: pathlib.Path) -> None:
+    tensors = {key: value.clone() for key, value in sound.state_dict().items()}
+    tensors["conv_hr.bias"][0] = float("nan")
+    torch.save(tensors, tmp_path / "x.pth")
+    with pytest.raises(UserError, match=r"x.pth makes NaN or infinite pixels of a flat grey image"):
+        checkpoints.load_generator(str(tmp_path / "x.pth"))

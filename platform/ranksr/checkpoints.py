@@ -79,12 +79,22 @@ def save_generator(path: str, config: Generator, tensors: dict[str, torch.Tensor
 def load_generator(path: str) -> nn.Module:
     """A generator from `save_generator` or a published file in any known layout, frozen, in eval mode, on the CPU.
 
-    Raises UserError when the file holds none.
+    What others made is tried once. Raises UserError when the file holds none, or one that is not sound.
     """
-    tensors = weights.read_state_dict(path)
-    network = build_generator(weights.generator_config(tensors, path))
+    tensors, own = weights.read_state_dict(path), _own(path)
+    network = build_generator(own or weights.generator_config(tensors, path))
     weights.import_published(network, tensors, path)
+    if own is None:
+        weights.require_sound(network, path)
     return network.requires_grad_(False).eval()
+
+
+def _own(path: str) -> Generator | None:
+    """The architecture that a file of ours names; None for a file made by others."""
+    if path.endswith(".safetensors"):
+        return None
+    content = read(path)
+    return pydantic.TypeAdapter(Generator).validate_python(content["generator"]) if "about" in content else None
 
 
 def save_ranker(path: str, config: RankerConfig, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
@@ -103,17 +113,18 @@ def start_weights(path: str, config: Generator) -> dict[str, torch.Tensor]:
 
     Raises UserError when the file is of another architecture.
     """
-    content = read(path)
-    if "generator" not in content:
+    tensors, found = weights.read_state_dict(path), _own(path)
+    if found is None:
+        weights.generator_config(tensors, path)  # names what it is of, where it is no x4 network
         network = build_generator(config)
-        weights.import_published(network, weights.read_state_dict(path), path)
+        weights.import_published(network, tensors, path)
+        weights.require_sound(network, path)
         return network.state_dict()
-    found = pydantic.TypeAdapter(Generator).validate_python(content["generator"])
     if found != config:
         raise UserError(
             f"{path} holds a generator {found}, not {config}; set the method's generator to match its start"
         )
-    return content["state_dict"]
+    return tensors
 
 
 def _frozen(network: nn.Module, tensors: dict[str, torch.Tensor]) -> nn.Module:

@@ -70,9 +70,9 @@ def list_images(folder: str, told_apart: bool = True) -> list[Image]:
 
 
 @functools.lru_cache
-def say_once(text: str) -> None:
-    """An INFO line, once per process: a folder is listed by every stage that reads it."""
-    log.info(text)
+def say_once(text: str, level: int = logging.INFO) -> None:
+    """A log line, once per process: a folder is listed by every stage that reads it."""
+    log.log(level, text)
 
 
 def _is_aside(name: str) -> bool:

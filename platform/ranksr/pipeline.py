@@ -333,6 +333,7 @@ def build_stages(context: Context, overrides: list[str], last: Callable[[Context
         log.info("to build: %s", ", ".join(missing))
         storage.probe(context.run.root)
         preflight.require_matches(context.config, context.photographs, missing)
+        preflight.require_networks(context.config, missing)
         fetch_published(context.config, missing)
         context.start_ray()  # a cluster that is too small refuses before anything is written
         if context.run.parent is None:

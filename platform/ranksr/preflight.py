@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Collection, Iterable
 
-from ranksr import metrics, storage
+from ranksr import checkpoints, metrics, storage
 from ranksr.config import Config, Training, UserError
 from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
@@ -112,6 +112,20 @@ def require_matches(config: Config, photographs: Callable[[str], list[Photo]], s
             sources.match_images(name, storage.join(folders[name], test_set.name), photos)
         if test_set.lr:
             sources.match_images("lr", test_set.lr, photos)
+
+
+def require_networks(config: Config, stages: Collection[str]) -> None:
+    """Load and try the weights made by others that these stages use. Raises UserError for those of no x4 network."""
+    used = [
+        *(config.rank_dataset.methods if "rank_dataset" in stages else ()),
+        *(config.evaluation.methods if "evaluation" in stages else ()),
+    ]
+    for name, path in config.external.items():
+        if name in used and not storage.is_folder(path):
+            checkpoints.load_generator(storage.absolute(path))
+    for name, method in config.methods.items():
+        if name in stages and method.start is not None and method.start not in config.methods:
+            checkpoints.start_weights(storage.absolute(method.start), method.generator)
 
 
 def warn(config: Config) -> None:

@@ -121,7 +121,7 @@ def test_the_settings_in_which_trials_differ_are_found(tmp_path: pathlib.Path, d
         ("trials: []\n", "at least one: there is none"),
         ("trials: [{name: a}]\ncompared_to: b\n", "compared_to=b is no trial; choose from a"),
         ("trials: [{name: a, overrides: [ranker.mergin=1]}]\n", "ablation study, trial a: the overrides: unknown key ranker.mergin"),
-        ("trials: [{name: a, overrides: [ranker.metric=beauty]}]\n", "trial a: ranker.metric=beauty: metric 'beauty' is unknown"),
+        ("trials: [{name: a, overrides: [ranker.metric=beauty]}]\n", "trial a: metric 'beauty' is unknown"),
         ("search: {num_trials: 2, space: {ranker.margin: {uniform: [0, 1], choice: [1]}}}\n", "needs one distribution"),
         ("search: {num_trials: 2, space: {ranker.margin: {uniform: [1]}}}\n", "is no distribution of Ray Tune"),
         ("search: {num_trials: 2, space: {ranker.margin: {gamma: [1]}}}\n", "gamma"),

@@ -118,3 +118,15 @@ def test_missing_and_extra_images_are_named(
     assert sorted(found) == ["chelsea", "coffee"]
     assert "1 images of" in caplog.text
     assert "stranger" in caplog.text
+
+
+def test_a_network_that_gives_nan_ends_the_job_by_its_name_and_the_images(
+    generator: torch.nn.Module, photographs: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    tensors = {key: value.clone() for key, value in generator.state_dict().items()}
+    tensors["conv_hr.bias"][0] = float("nan")
+    config = SRResNet(arch="srresnet", features=8, blocks=2, skip="bilinear")
+    checkpoints.save_generator(str(tmp_path / "own.pt"), config, tensors, {})
+    found = call({"broken": str(tmp_path / "own.pt")}, photographs / "coffee.png")
+    assert "images" not in found  # nothing of it is scored or stored
+    assert f"broken gives NaN for {photographs / 'coffee.png'}" in found["error"]

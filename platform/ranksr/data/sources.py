@@ -70,14 +70,18 @@ def match_images(what: str, folder: str, photos: list[Photo], most_missing: int 
     missing = sorted(photo.image_id for photo in photos if photo.image_id not in found)
     extra = sorted(image.name for image in images_found if image.path not in taken)
     if extra:
-        listing.say_once(f"{what}: {len(extra)} images of {folder} belong to no photograph: {_some(extra)}")
+        listing.say_once(
+            f"{what}: {len(extra)} images of {folder} belong to no photograph: {_some(extra)}", logging.WARNING
+        )
     if len(missing) > most_missing:
         raise UserError(
             f"{what}: {folder} has no image of {len(missing)} of {len(photos)} photographs ({_some(missing)}): add "
             "them under the photographs' names, or leave these photographs out"
         )
     if missing:
-        listing.say_once(f"{what}: {folder} has no image of {len(missing)} photographs: {_some(missing)}")
+        listing.say_once(
+            f"{what}: {folder} has no image of {len(missing)} photographs: {_some(missing)}", logging.WARNING
+        )
     return {image_id: image.path for image_id, image in found.items()}
 
 

@@ -9,7 +9,7 @@ import ray
 import torch
 
 from ranksr import checkpoints, images
-from ranksr.config import SCALE
+from ranksr.config import SCALE, UserError
 from ranksr.data import parts, sources
 
 TILE_PX = 512
@@ -19,7 +19,10 @@ photograph would take 40 GB. The training photographs of the paper (2K, LR 510 p
 
 
 def upscale(generator: torch.nn.Module, lr: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """SR image of one LR image, both uint8 HWC RGB; `generator` is in eval mode on `device`."""
+    """SR image of one LR image, both uint8 HWC RGB; `generator` is in eval mode on `device`.
+
+    Raises FloatingPointError where the network gives NaN or infinity, which as pixels would be black.
+    """
     height, width = lr.shape[:2]
     sr = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
     for y, x in itertools.product(range(0, height, TILE_PX), range(0, width, TILE_PX)):
@@ -27,7 +30,10 @@ def upscale(generator: torch.nn.Module, lr: np.ndarray, device: str = "cpu") -> 
         bottom, right = min(height, y + TILE_PX), min(width, x + TILE_PX)
         with torch.inference_mode():
             around = lr[top : bottom + OVERLAP_PX, left : right + OVERLAP_PX]
-            tile = images.to_image(generator(images.to_tensor(around)[None].to(device))[0])
+            made = generator(images.to_tensor(around)[None].to(device))[0]
+            if not bool(torch.isfinite(made).all()):
+                raise FloatingPointError("NaN" if bool(made.isnan().any()) else "infinite pixels")
+            tile = images.to_image(made)
         (y0, y1), (x0, x1) = ((SCALE * y, SCALE * bottom), (SCALE * x, SCALE * right))
         inner = tile[y0 - SCALE * top : y1 - SCALE * top]
         sr[y0:y1, x0:x1] = inner[:, x0 - SCALE * left : x1 - SCALE * left]
@@ -64,6 +70,8 @@ class Upscaler:
         for photo in part["photos"]:
             try:
                 done.append(self._every_method(photo))
+            except UserError:  # of a method, not of this photograph
+                raise
             except ValueError as error:
                 too_small = isinstance(error, TooSmallError)
                 rejected.append({"path": photo["path"], "reason": str(error), "too_small": too_small})
@@ -90,9 +98,18 @@ class Upscaler:
                 case "bicubic":
                     image = images.upscale_bicubic(lr)
                 case generator:
-                    image = upscale(generator, lr, self.device)
+                    image = self._by_network(name, generator, lr, photo)
             pngs.append(images.encode_png(image))
         return {"image_id": photo["image_id"], "path": photo["path"], "height": height, "width": width, "pngs": pngs}
+
+    def _by_network(self, name: str, generator: torch.nn.Module, lr: np.ndarray, photo: parts.Row) -> np.ndarray:
+        try:
+            return upscale(generator, lr, self.device)
+        except FloatingPointError as error:
+            raise UserError(
+                f"{name} gives {error} for {photo['path']}: its weights are no use, and nothing of the image is kept; "
+                "train it again with a lower learning rate, or give other weights"
+            ) from None
 
 
 FIXED_KINDS = ("bicubic", "hr", "lr", "given")
