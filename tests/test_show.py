@@ -8,7 +8,7 @@ import pytest
 from ranksr import cli, pipeline, storage
 from ranksr.ablation import results
 from ranksr.ablation.schedule import plan_trial
-from ranksr.ablation.study import Listed, Study, prepare
+from ranksr.ablation.study import Listed, Study, prepare, varied
 from ranksr.config import Config, load_config
 from ranksr.data import digests
 from ranksr.runs import Run
@@ -66,7 +66,7 @@ def test_trials_are_shown_as_they_stand_now(config: Config, run: Run) -> None:
     training = {trial.name: next(s for s in plans[trial.key] if s.name == "srresnet") for trial in trials}
     run.trials.begin(training["begun"])
     results.write_stopped(run, "rates", training["bad"].fingerprint, {"step": 2, "psnr": 9.0})
-    results.write_results(run, "rates", study, trials, plans, {})
+    results.write_results(run, "rates", study, trials, plans, {}, results.Known(varied(trials)))
     for stage in plans["rates/done/0"]:
         run.trials.finish(stage, {"seconds": 1.0})
     text = show(run.root)
@@ -85,9 +85,8 @@ def test_a_trial_that_does_not_evaluate_the_ablations_method_is_refused_by_name(
         trials=(Listed(name="one", overrides=("ranker.margin=1", "methods.srresnet.train.learning_rate=1e-4")),),
     )
     trials = prepare({"x": study}, config)
-    results.write_results(
-        run, "x", study, trials, {trial.key: plan_trial(trial.config, run, {}) for trial in trials}, {}
-    )
+    plans = {trial.key: plan_trial(trial.config, run, {}) for trial in trials}
+    results.write_results(run, "x", study, trials, plans, {}, results.Known(varied(trials)))
     path = run.path("ablation", "x", "results.json")
     entry = storage.read_json(path)
     entry["trials"][0]["overrides"] = ["evaluation.methods=[bicubic, hr]"]  # as an older ranksr let pass

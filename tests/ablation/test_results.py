@@ -1,14 +1,15 @@
 """What an ablation leaves: results.json, results.parquet, TensorBoard."""
 
 import pathlib
+from unittest import mock
 
 import pyarrow as pa
 import pytest
 
 from ranksr import pipeline, storage
-from ranksr.ablation import results
+from ranksr.ablation import results, tune
 from ranksr.ablation.schedule import plan_trial
-from ranksr.ablation.study import Listed, Study, Trial, prepare
+from ranksr.ablation.study import Listed, Study, Trial, prepare, varied
 from ranksr.config import Config, load_config
 from ranksr.runs import Run, Stage
 
@@ -68,7 +69,9 @@ def rows(config: Config, run: Run) -> dict[tuple[str, int], results.Row]:
     training = next(stage for stage in plans["pixel/two/1"] if stage.name == "srresnet")
     results.write_stopped(run, "pixel", training.fingerprint, {"step": 2, "psnr": 11.0})
     errors = {"pixel/two/0": "out of memory"}
-    found = results.write_results(run, "pixel", STUDY, trials, plans_of(trials, run), errors)
+    found = results.write_results(
+        run, "pixel", STUDY, trials, plans_of(trials, run), errors, results.Known(varied(trials))
+    )
     results.write_tensorboard(run, "pixel", STUDY, trials, found)
     return {(row["trial"], row["seed"]): row for row in found}
 
@@ -93,7 +96,7 @@ def test_each_trial_and_seed_has_its_state(rows: dict[tuple[str, int], results.R
 def test_a_stopped_trial_that_becomes_the_base_is_taken_up_again(config: Config, run: Run) -> None:
     other = STUDY.model_copy(update={"compared_to": "two"})
     trials = prepare({"pixel": other}, config)
-    rows = results.write_results(run, "pixel", other, trials, plans_of(trials, run), {})
+    rows = results.write_results(run, "pixel", other, trials, plans_of(trials, run), {}, results.Known(varied(trials)))
     assert {row["state"] for row in rows if row["trial"] == "two"} == {"waiting"}
 
 
@@ -133,3 +136,22 @@ def test_a_rerun_leaves_one_event_file_a_trial(
 ) -> None:
     results.write_tensorboard(run, "pixel", STUDY, prepare({"pixel": STUDY}, config), list(rows.values()))
     assert len(storage.list_files(run.path("tensorboard", "ablation", "pixel"))) == 6
+
+
+@pytest.mark.parametrize("num_trials", [3, 12])
+def test_what_is_read_when_a_trial_is_through_does_not_grow_with_their_number(
+    config: Config, run: Run, num_trials: int
+) -> None:
+    listed = tuple(Listed(name=f"t{i}", overrides=(f"{WEIGHT}={i + 2}",)) for i in range(num_trials))
+    study = STUDY.model_copy(update={"trials": listed, "seeds": (0,)})
+    context = pipeline.Context(config, run, start_ray=lambda: None)
+    asked = tune._Asked({"many": study}, prepare({"many": study}, config), context)
+    asked.write("many", asked.plans(), {})
+    counts: list[int] = []
+    for trial in asked.trials:
+        pretend(run, asked.plan(trial.key), 26.0)
+        with mock.patch.object(storage, "resolve", wraps=storage.resolve) as request:
+            rows = asked.write("many", {trial.key: asked.plan(trial.key)}, {})
+        counts.append(request.call_count)
+    assert set(counts) == {18}  # for one trial, whatever the number of the others
+    assert [row["state"] for row in rows] == ["done"] * num_trials

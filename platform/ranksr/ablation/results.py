@@ -1,7 +1,8 @@
 """What an ablation leaves: <run>/ablation/<name>/results.json and results.parquet, and its trials in TensorBoard."""
 
+import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import tensorboardX
 import tensorboardX.summary
 
 from ranksr import storage
-from ranksr.ablation.study import Study, Trial, varied
+from ranksr.ablation.study import Study, Trial
 from ranksr.metrics import mean_score
 from ranksr.runs import Run, Stage
 from ranksr.train.journal import ABOUT, LAYOUT, read_metrics
@@ -29,18 +30,38 @@ SCHEMA = pa.schema(
 )
 
 
+@dataclasses.dataclass
+class Known:
+    """What was read of the trials of a study, so that it is read again for those alone that have got on."""
+
+    settings: dict[str, dict[str, Any]]
+    """By trial key, as `varied` gives them."""
+    rows: dict[str, Row] = dataclasses.field(default_factory=dict)
+    scores: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
+
+
 def write_results(
-    run: Run, name: str, study: Study, trials: Sequence[Trial], plans: dict[str, list[Stage]], errors: dict[str, str]
+    run: Run,
+    name: str,
+    study: Study,
+    trials: Sequence[Trial],
+    plans: Mapping[str, Sequence[Stage]],
+    errors: Mapping[str, str],
+    known: Known,
 ) -> list[Row]:
     """Write results.json and results.parquet as things stand, and return the trials' rows of results.json.
 
-    `plans` and `errors` are by trial key; the errors of those that failed.
+    `plans` and `errors` are by trial key; the errors of those that failed. Of trials without a plan, what is known.
     """
-    settings, stopped = varied(list(trials)), read_stopped(run, name)
-    rows = [_row(run, study, trial, plans[trial.key], errors.get(trial.key), stopped) for trial in trials]
-    for row, trial in zip(rows, trials, strict=True):
-        row["settings"] = settings[trial.key]
-    scores = [_scores(trial, study.method, plans[trial.key][-1]) for trial in trials if plans[trial.key][-1].done]
+    settings, stopped = known.settings, read_stopped(run, name)
+    for trial in (trial for trial in trials if trial.key in plans):
+        stages = list(plans[trial.key])
+        row = _row(run, study, trial, stages, errors.get(trial.key), stopped)
+        known.rows[trial.key] = {**row, "settings": settings[trial.key]}
+        if stages[-1].done:
+            known.scores[trial.key] = _scores(trial, study.method, stages[-1])
+    rows = [known.rows[trial.key] for trial in trials]
+    scores = [known.scores[trial.key] for trial in trials if trial.key in known.scores]
     table = pa.concat_tables([SCHEMA.empty_table(), *scores])
     storage.write_table(run.path("ablation", name, "results.parquet"), table)
     entry = {

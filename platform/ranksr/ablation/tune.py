@@ -19,7 +19,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ranksr import cluster, metrics, pipeline, progress, storage
 from ranksr.ablation import results
 from ranksr.ablation.schedule import Cost, Plans, Wave, cost, next_wave, plan_trial
-from ranksr.ablation.study import EarlyStopping, Study, Trial, prepare
+from ranksr.ablation.study import EarlyStopping, Study, Trial, prepare, varied
 from ranksr.config import Config
 from ranksr.runs import Run, Stage
 from ranksr.train.journal import read_metrics
@@ -57,20 +57,27 @@ class _Asked:
     studies: dict[str, Study]
     trials: list[Trial]
     context: pipeline.Context
+    known: dict[str, results.Known] = dataclasses.field(default_factory=dict)
 
-    def plans(self, study: str | None = None) -> dict[str, list[Stage]]:
-        """How the stages of the trials stand, of all or of one study's."""
-        run, digests = self.context.run, self.context.digests
-        trials = [trial for trial in self.trials if study in (None, trial.study)]
-        return {trial.key: plan_trial(trial.config, run, digests, self.watched(trial)) for trial in trials}
+    def plans(self) -> dict[str, list[Stage]]:
+        """How the stages of the trials stand."""
+        return {trial.key: self.plan(trial.key) for trial in self.trials}
 
     def watched(self, trial: Trial) -> str | None:
         return self.studies[trial.study].watched
 
+    def plan(self, key: str) -> list[Stage]:
+        """How the stages of one trial stand."""
+        trial = next(trial for trial in self.trials if trial.key == key)
+        return plan_trial(trial.config, self.context.run, self.context.digests, self.watched(trial))
+
     def write(self, study: str, plans: Plans, errors: dict[str, str]) -> list[results.Row]:
-        """Write what a study leaves, as things stand."""
+        """Write what a study leaves, as things stand; `plans` are those of the trials that have got on."""
         trials = [trial for trial in self.trials if trial.study == study]
-        return results.write_results(self.context.run, study, self.studies[study], trials, dict(plans), errors)
+        if study not in self.known:
+            self.known[study] = results.Known(varied(trials))
+        run = self.context.run
+        return results.write_results(run, study, self.studies[study], trials, plans, errors, self.known[study])
 
 
 def run_studies(studies: dict[str, Study], context: pipeline.Context) -> Rows:
@@ -105,7 +112,7 @@ def _failed(asked: _Asked, said: dict[str, str], wave: Wave, plans: Plans) -> di
     failed: dict[str, str] = {}
     for trial in asked.trials:
         if trial.key in said:
-            now = plan_trial(trial.config, asked.context.run, asked.context.digests, asked.watched(trial))
+            now = asked.plan(trial.key)
             failed |= {s.fingerprint: said[trial.key] for s in now if s.name in wave[trial.key] and not s.done}
     return {
         trial: failed[stage.fingerprint]
@@ -128,8 +135,8 @@ def _run_wave(asked: _Asked, wave: Wave, plans: Plans, errors: dict[str, str]) -
                 trial
             )
 
-    def tell(study: str) -> None:
-        asked.write(study, asked.plans(study), {**errors, **said})
+    def tell(key: str) -> None:
+        asked.write(key.split("/")[0], {key: asked.plan(key)}, {**errors, **said})
 
     context = asked.context
     for name, group in watched.items():
@@ -283,7 +290,7 @@ class _Watch(TrialProgressCallback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **_: Any) -> None:
         self._over += 1
         log.info("ablation: %s is through, %d of %d", trial.config["trial"], self._over, len(self._work))
-        self._tell(trial.config["trial"].split("/")[0])
+        self._tell(trial.config["trial"])
 
     def on_step_begin(self, iteration: int, trials: list[Any], **_: Any) -> None:
         if self.asked.by:
@@ -308,7 +315,7 @@ class _Watch(TrialProgressCallback):
 def _tune(
     work: Sequence[_Work], context: pipeline.Context, scheduler: Stopping | None, tell: Callable[[str], None]
 ) -> dict[str, str]:
-    """Do the work side by side, `tell` a study when one of its trials is through; returns the errors by trial."""
+    """Do the work side by side, `tell` of each trial that is through; returns the errors by trial."""
     by_key = {each.trial.key: each for each in work}
     watch = _Watch(by_key, tell)
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
