@@ -215,6 +215,11 @@ def flatten(prefix: str, node: Any, flat: dict[str, Any]) -> None:
         flat[prefix] = node
 
 
+def to_text(tree: dict[str, Any]) -> str:
+    """A config as a file holds it."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 def to_yaml(value: Any) -> str:
     """A value as an override takes it, on one line."""
     return (

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ranksr import evaluate, identity, metrics, preflight, report, storage
+from ranksr import config_files, evaluate, identity, metrics, preflight, report, storage
 from ranksr.config import Config, Method
 from ranksr.context import Context as Context
 from ranksr.data import calibration, digests, statistics
@@ -162,7 +162,10 @@ def _with_absolute_paths(config: Config) -> Config:
 
 
 def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob) -> dict[str, Any]:
-    place = Place(f"{context.label}{stage.name}", stage.folder, context.run.tensorboard(stage))
+    run = context.run.parent or context.run
+    command = storage.read_json(run.path("run.json"))["command"] if storage.exists(run.path("run.json")) else sys.argv
+    texts = {"command": shlex.join(command), "config": config_files.to_text(job.config.model_dump(mode="json"))}
+    place = Place(f"{context.label}{stage.name}", stage.folder, context.run.tensorboard(stage), texts=texts)
     results = launch.train(job, place, tell_tune=stage.name == context.tuned)
     if "error" in results:
         raise RuntimeError(f"{stage.name}: {results['error']}")

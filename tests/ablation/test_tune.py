@@ -84,16 +84,25 @@ def test_a_bad_trial_is_stopped_while_it_trains_and_not_taken_up_again(finished:
     assert again == rows
 
 
-def test_trials_make_their_rank_datasets_side_by_side(finished: pipeline.Context) -> None:
+def test_trials_make_their_rank_datasets_side_by_side_and_a_mistake_in_a_worker_is_not_tried_again(
+    finished: pipeline.Context, capsys: pytest.CaptureFixture[str]
+) -> None:
     study = Study(
         about="three data jobs at once on four CPUs, each with as many actors as there are CPUs",
         method="ranksrgan",
         common=("rank_dataset.methods=[bicubic, srresnet]", "ranker.methods=[bicubic, srresnet]"),
         grid={"rank_dataset.stride_px": (10, 20, 40)},
+        trials=(Listed(name="mistake", overrides=("ranker.min_gap=1000",)),),
     )
-    rows = tune.run_studies({"strides": study}, finished)["strides"]
+    capsys.readouterr()
+    mistake, *rows = tune.run_studies({"strides": study}, finished)["strides"]
     assert [row["state"] for row in rows] == ["done"] * 3
-    assert len(built(finished.run, "rank_dataset")) == 3
+    assert len(built(finished.run, "rank_dataset")) == 4
+    # A user's mistake in a worker ends its trial at once, with its one line.
+    assert mistake["state"] == "failed"
+    assert "ranker: " in mistake["error"]
+    assert "has no training location whose methods differ on niqe by more than ranker.min_gap=1000" in mistake["error"]
+    assert "Traceback" not in "".join(capsys.readouterr())
 
 
 def test_early_stopping_remembers_the_trials_of_an_earlier_start_and_spares_the_base(

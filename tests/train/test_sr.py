@@ -220,6 +220,9 @@ def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side(config: Config, pho
     assert np.array_equal(strip[:, 192 : 2 * 192], images.upscale_bicubic(images.downscale(hr))[24:216, 4:196])
     assert (strip[:4, :4] == strip[0, 0]).all()  # one LR pixel
     assert trained.generator.training
+    small = np.ascontiguousarray(photograph[:100, :120])
+    trained.validation += [(images.downscale(small), small)] * 5
+    assert trained.picture().shape == (192 + 3 * 100, 4 * 192, 3)  # four rows, smaller ones filled up
 
 
 def test_validation_scores_sr_images_with_the_scoring_engine(

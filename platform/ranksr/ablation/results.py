@@ -8,12 +8,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute
 import tensorboardX
-import tensorboardX.summary
 
 from ranksr import storage
 from ranksr.ablation.study import Study, Trial
 from ranksr.metrics import mean_score
 from ranksr.runs import Run, Stage
+from ranksr.train import hparams
 from ranksr.train.journal import ABOUT, LAYOUT, read_metrics
 
 Row = dict[str, Any]
@@ -134,7 +134,8 @@ def write_tensorboard(run: Run, name: str, study: Study, trials: Sequence[Trial]
     The events while a training runs lie in <run>/tensorboard/stages, whose folders trials share.
     """
     scores = _mean_scores(storage.read_table(run.path("ablation", name, "results.parquet")))
-    metrics = dict.fromkeys(tag for means in scores.values() for tag in means)
+    settings = {trial.key: {**row["settings"], "seed": trial.seed} for trial, row in zip(trials, rows, strict=True)}
+    common = hparams.experiment(settings.values(), (tag for means in scores.values() for tag in means))
     for trial, row in zip(trials, rows, strict=True):
         folder = run.path("tensorboard", "ablation", name, f"{trial.name}-seed{trial.seed}")
         for path, _ in storage.list_files(folder):
@@ -145,15 +146,9 @@ def write_tensorboard(run: Run, name: str, study: Study, trials: Sequence[Trial]
                 if value["split"] == "val":
                     for tag in (tag for tag in value if tag not in ABOUT and not math.isnan(value[tag])):
                         board.add_scalar(f"val/{tag}", value[tag], value["step"])
-            settings = {key: _shown(value) for key, value in row["settings"].items()}
-            for summary in tensorboardX.summary.hparams({**settings, "seed": trial.seed}, dict.fromkeys(metrics, 0)):
-                board.file_writer.add_summary(summary)
+            hparams.write(board, common, settings[trial.key])
             for tag, value in scores.get((trial.name, trial.seed), {}).items():
                 board.add_scalar(tag, value, row["steps"])
-
-
-def _shown(value: Any) -> bool | int | float | str:
-    return value if isinstance(value, bool | int | float) else str(value)
 
 
 def _mean_scores(table: pa.Table) -> dict[tuple[str, int], dict[str, float]]:

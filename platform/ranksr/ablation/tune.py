@@ -20,7 +20,7 @@ from ranksr import cluster, metrics, pipeline, progress, storage
 from ranksr.ablation import results
 from ranksr.ablation.schedule import Cost, Plans, Wave, cost, next_wave, plan_trial
 from ranksr.ablation.study import EarlyStopping, Study, Trial, prepare, varied
-from ranksr.config import Config
+from ranksr.config import Config, UserError
 from ranksr.runs import Run, Stage
 from ranksr.train.journal import read_metrics
 from ranksr.train.launch import HINT, STOP_FILE, Asked, on_stop_signal
@@ -184,6 +184,8 @@ class _Work:
                 pipeline.build_stages(self._context, [], last=functools.partial(pipeline.stage_of, name=name))
         except StopRequested as request:
             return {"stopped_at": request.step}
+        except (UserError, storage.StorageError) as error:
+            return {"error": str(error)}
         except Exception as error:
             log.exception("ablation: %s failed", self.trial.key)
             return {"error": str(error).strip().splitlines()[-1] if str(error).strip() else repr(error)}
@@ -249,9 +251,9 @@ class Stopping(ASHAScheduler):
                 super().on_trial_result(None, over, self._comparable(row))
 
     def _comparable(self, result: dict[str, Any]) -> dict[str, Any]:
-        """A metric that is not finite counts as the worst: NaN would never be below a rung's cutoff."""
+        """NaN, which would never be below a rung's cutoff, counts as the worst."""
         value = result.get(self._metric)
-        return result if value is None or math.isfinite(value) else {**result, self._metric: self._worst}
+        return {**result, self._metric: self._worst} if value is not None and math.isnan(value) else result
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         key = trial.config["trial"]

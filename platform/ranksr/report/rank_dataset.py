@@ -1,8 +1,8 @@
 """What a rank dataset's statistics say, in words and aligned tables for a terminal, or as JSON."""
 
 import dataclasses
-import json
 
+from ranksr import storage
 from ranksr.data.statistics import Bounds, Pair, Statistics
 from ranksr.metrics import metric_info
 from ranksr.report import tables
@@ -15,7 +15,7 @@ def rank_dataset_json(found: Statistics) -> str:
     values = dataclasses.asdict(found)
     for flip in values["flips"]:
         del flip["pngs"]
-    return json.dumps(values, indent=2)
+    return storage.to_json(values, indent=2)
 
 
 def rank_dataset_text(found: Statistics, folder: str) -> str:

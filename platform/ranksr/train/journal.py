@@ -14,11 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
-import tensorboardX.summary
+import tensorboardX
 import torch
 
 from ranksr import storage
 from ranksr.config import Training
+from ranksr.train import hparams
 from ranksr.train.world import World
 
 T = TypeVar("T")
@@ -39,6 +40,10 @@ class Place:
     tensorboard: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """What TensorBoard lists as hyper-parameters, the same keys for the same things in every run."""
+    experiment: hparams.Experiment | None = None
+    """Keys and metrics of all runs of TensorBoard's table; None: this one's settings alone."""
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """What TensorBoard shows as text, by title: the resolved config, the command."""
 
 
 def read_metrics(path: str) -> list[dict[str, Any]]:
@@ -68,7 +73,7 @@ class Journal:
     """
 
     def __init__(self, place: Place, start_step: int) -> None:
-        self._path, self._settings = storage.join(place.folder, "metrics.jsonl"), place.settings
+        self._path = storage.join(place.folder, "metrics.jsonl")
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= start_step]
         if not start_step:  # killed before its first checkpoint: TensorBoard would draw that start's curves too
             for name, _ in storage.list_files(place.tensorboard):
@@ -79,14 +84,15 @@ class Journal:
             filename_suffix=f".{start_step}",  # two starts in one second would write into one file
         )
         self._board.add_custom_scalars(LAYOUT)
-        self._described = False
+        common = place.experiment or hparams.experiment([place.settings], [])
+        hparams.write(self._board, common, place.settings)
+        for title, text in place.texts.items():
+            self._board.add_text(title, f"```\n{text}\n```")
 
     def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """A row of metrics.jsonl, and the same in TensorBoard."""
         self.rows.append({"step": step, "split": split, **values})
         self.show(step, split, values)
-        if split == "val" and not self._described:
-            self._describe(values)
 
     def show(self, step: int, group: str, values: Mapping[str, float]) -> None:
         """Scalars in TensorBoard alone, tagged `group/name`; NaN, which is no score, is left out."""
@@ -97,15 +103,6 @@ class Journal:
     def picture(self, step: int, image: np.ndarray) -> None:
         """A uint8 HWC RGB image in TensorBoard."""
         self._board.add_image(PICTURE, image, step, dataformats="HWC")
-
-    def _describe(self, validation: Mapping[str, float]) -> None:
-        # Into this run's own file: SummaryWriter.add_hparams would open a second run beside it.
-        settings = {
-            key: value if isinstance(value, bool | int | float) else str(value) for key, value in self._settings.items()
-        }
-        for summary in tensorboardX.summary.hparams(settings, {f"val/{name}": 0 for name in validation}):
-            self._board.file_writer.add_summary(summary)
-        self._described = True
 
     def save(self) -> None:
         write_metrics(self._path, self.rows)

@@ -24,9 +24,9 @@ from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages, prefetch, sha
 from ranksr.data.labels import derive_labels
 from ranksr.data.local_copy import LocalCopy
 from ranksr.data.score import Judge
-from ranksr.train import ranker_report
+from ranksr.train import hparams, ranker_report
 from ranksr.train.journal import Place
-from ranksr.train.loop import Learner, NonFiniteLossError, StopRequested, fit
+from ranksr.train.loop import Learner, NonFiniteLossError, StopRequested, fit, validated_by
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.sr import SRLearner
 from ranksr.train.world import World
@@ -151,6 +151,15 @@ def seed_of(job: SRJob | RankerJob) -> int:
     return job.config.seed if job.training.seed is None else job.training.seed
 
 
+def _experiment(config: Config) -> hparams.Experiment:
+    """Keys and metrics of all trainings of a config, known before the first of them starts."""
+    judge = Judge(config.scoring.profile, "", config.scoring.ma_model)
+    jobs = [SRJob(config, name, "", None, None, judge) for name in config.methods]
+    metrics = (*validated_by(False, config.scoring.ma_model is not None), *validated_by(True, False))
+    settings = [job.settings for job in (*jobs, RankerJob(config, ""))]
+    return hparams.experiment(settings, (f"val/{name}" for name in metrics))
+
+
 def evenly(size: int, count: int) -> list[int]:
     """At most `count` indices below `size`, evenly spread."""
     return [round(index * size / count) for index in range(count)] if size > count else list(range(size))
@@ -170,7 +179,7 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
         _worker,
         train_loop_config={
             "job": job,
-            "place": dataclasses.replace(place, settings=job.settings),
+            "place": dataclasses.replace(place, settings=job.settings, experiment=_experiment(job.config)),
             "start": uuid.uuid4().hex[:8],
         },
         scaling_config=ray.train.ScalingConfig(

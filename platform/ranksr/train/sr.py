@@ -25,7 +25,9 @@ from ranksr.train.loop import (
 from ranksr.train.world import World, unwrap
 
 PICTURE_PX = 192
-"""HR side of what TensorBoard shows of the first validation image, from its middle."""
+"""HR side of what TensorBoard shows of a validation image, from its middle."""
+MOST_PICTURES = 4
+"""Validation images that TensorBoard shows, of those of the first worker."""
 
 
 class SRLearner:
@@ -159,10 +161,15 @@ class SRLearner:
 
     @torch.no_grad()
     def picture(self) -> np.ndarray | None:
-        """LR (enlarged without interpolation), bicubic, SR and HR of a validation image, side by side."""
+        """LR (enlarged without interpolation), bicubic, SR and HR side by side, in a row for each of some validation
+        images."""
         if not self.validation:
             return None
-        lr, hr = self.validation[0]
+        strips = [self._strip(lr, hr) for lr, hr in self.validation[:MOST_PICTURES]]
+        width = max(strip.shape[1] for strip in strips)
+        return np.concatenate([np.pad(strip, [(0, 0), (0, width - strip.shape[1]), (0, 0)]) for strip in strips])
+
+    def _strip(self, lr: np.ndarray, hr: np.ndarray) -> np.ndarray:
         y, x = (max(0, (side - PICTURE_PX // SCALE) // 2) for side in lr.shape[:2])
         large = lr.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
         strip = [
