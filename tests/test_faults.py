@@ -48,8 +48,9 @@ def wait_for(done: str, process: subprocess.Popen[bytes], seconds: float = 120) 
 
 @pytest.mark.timeout(400)
 def test_an_interrupted_and_a_killed_driver_continue_where_they_were(
-    root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path
+    root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path, ray_cluster: None
 ) -> None:
+    """Beside another private Ray, that of the fixture: Train's own processes find theirs, and log no tracebacks."""
     run = tmp_path / "run"
     arguments = command(root, tiny, run)
     # What a shell starts in the background ignores it, and so do its children.
@@ -82,6 +83,8 @@ def test_an_interrupted_and_a_killed_driver_continue_where_they_were(
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "stage srresnet: continues" in done.stdout
     assert "srresnet: continues from the checkpoint of step" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+    assert "PlacementGroupCleaner" not in done.stdout + done.stderr
     assert finished == {name: (run / name / "stage.json").stat().st_mtime_ns for name in finished}
     rows = storage.read_jsonl(str(run / "srresnet" / "metrics.jsonl"))
     assert [row["step"] for row in rows if row["split"] == "train"] == list(range(2, 251, 2))  # every step once

@@ -169,3 +169,17 @@ def test_local_sigma_is_that_of_white_noise() -> None:
     noise = np.random.default_rng(0).normal(128, 20, (192, 192)).clip(0, 255).round().astype(np.uint8)
     assert images.mean_local_sigma(noise) == pytest.approx(20 * 0.95, rel=0.05)  # the window's own mean takes 5 %
     assert images.mean_local_sigma(np.full((192, 192), 9, np.uint8)) == 0
+
+
+def test_the_border_pixel_is_repeated_outwards_and_not_mirrored() -> None:
+    """One row, by hand: at half size 8 taps of the antialiased kernel (a = -0.5) lie around 0.5, five of them inside."""
+    row = np.array([[10.0, 50.0, 30.0, 90.0, 70.0, 20.0, 60.0, 40.0]]).repeat(8, axis=0)
+    at = np.arange(-3, 5)
+    distance = np.abs(at - 0.5) / 2
+    near, far = 1.5 * distance**3 - 2.5 * distance**2 + 1, -0.5 * distance**3 + 2.5 * distance**2 - 4 * distance + 2
+    taps = np.where(distance <= 1, near, np.where(distance <= 2, far, 0))
+    taps /= taps.sum()
+    clamped, mirrored = row[0, np.clip(at, 0, 7)] @ taps, row[0, np.where(at < 0, -1 - at, at)] @ taps
+    found = images.resize_bicubic(row, 4, 4)[1, 0]
+    assert found == pytest.approx(clamped, abs=1e-9)
+    assert abs(found - mirrored) > 0.5

@@ -41,7 +41,8 @@ CONFIG = [
     "ranker={methods: [bicubic, hr], features: 2}",
     "evaluation.methods=[ranksrgan]",
     "methods.ranksrgan={start: null, hr_patch_px: 32, generator: {features: 4, blocks: 1}}",
-    f"methods.ranksrgan.train={{steps: {STEPS}, validate_every_steps: 25, milestones: [15, 45], ema_decay: 0.9}}",
+    f"methods.ranksrgan.train={{steps: {STEPS}, validate_every_steps: 25, milestones: [15, 45], ema_decay: 0.9, "
+    "checkpoint: best, best_metric: psnr}",
     "perceptual.network=squeezenet",
     "discriminator.features=2",
     "validation.num_patches=3",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ranksr.config import UserError
 from ranksr.images import decode, encode_png
+from ranksr.metrics import score_files
 from ranksr.metrics.score_files import Request, add_arguments, run, score_paths
 
 
@@ -150,3 +151,10 @@ def test_a_damaged_image_has_a_score_or_a_reason(folder, tmp_path, model_files, 
     (tmp_path / "damaged.png").write_bytes(damaged)
     (row,) = score_paths([str(tmp_path / "damaged.png")], Request(("niqe",), "pirm", *model_files), jobs=1)
     assert np.isnan(row.scores["niqe"].value) == (row.reason is not None)
+
+
+def test_all_cores_are_used_where_the_system_does_not_tell_which(monkeypatch):
+    """macOS has no sched_getaffinity."""
+    monkeypatch.delattr(score_files.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(score_files.os, "cpu_count", lambda: 3)
+    assert score_files._cores() == 3
