@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean
+.PHONY: help setup demo check test lint docs bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -20,12 +20,21 @@ $(READY): pyproject.toml constraints.txt
 demo: setup  ## the whole method on four photographs: runs/demo/report/index.html
 	$(BIN)/python jobs/full_pipeline.py configs/demo.yaml --run runs/demo
 
+check: lint  ## lint, types and the fast tests, in under two minutes
+	$(BIN)/python -m pytest -q -n 2 -m "not ray and not slow"
+
 test: setup  ## the whole test suite
 	$(BIN)/python -m pytest
 
-lint: setup  ## ruff: rules and format
+lint: setup  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: setup  ## docs/config.md and the JSON schemas, from the docstrings of the config
+	$(BIN)/ranksr config reference > docs/config.md
+	$(BIN)/ranksr config schema > configs/config.schema.json
+	$(BIN)/ranksr config schema --ablation > configs/ablations/ablation.schema.json
 
 bench: setup  ## side-by-side measurements, each prints a ratio
 	for file in benchmarks/*.py; do echo "== $$file"; $(BIN)/python $$file || exit 1; done

@@ -21,10 +21,11 @@ import numpy as np
 import ray
 from scoring import machine, milliseconds, model_of_published_size
 
-from ranksr import images, metrics, storage
-from ranksr.config import SCALE, RankDataset, RRDBNet, SRResNet
-from ranksr.data import parts, rank_dataset, sources, upscale
-from ranksr.data.score import Judge
+from ranksr import SCALE, images, metrics, storage
+from ranksr.config import RankDataset, RRDBNet, SRResNet
+from ranksr.data import parts, sources, upscale
+from ranksr.metrics.engine import Judge
+from ranksr.stages import rank_dataset
 
 CORES = 2
 PER_PART = 4
@@ -81,6 +82,9 @@ def make_corpus(folder: pathlib.Path) -> tuple[str, dict[str, str]]:
     return str(folder / "hr"), {name: str(folder / name) for name in ("soft", "noisy", "sharp")}
 
 
+SCHEMA = rank_dataset.schema(("niqe", "ma"))
+
+
 @dataclasses.dataclass(frozen=True)
 class Job:
     """What both runs do, in the words of the product."""
@@ -94,8 +98,8 @@ class Job:
         names = tuple(self.methods)
         return rank_dataset.Locate(names, ("niqe", "ma"), RULES, self.judge, {})
 
-    def sink(self, folder: str) -> parts.PartSink:
-        return parts.PartSink(folder, rank_dataset.schema(("niqe", "ma")))
+    def described(self) -> list[parts.PartPhoto]:
+        return parts.describe(self.photos, self.given)
 
 
 def efficiency(folder: pathlib.Path, hr: str, external: dict[str, str], judge: Judge) -> dict[str, Any]:
@@ -131,11 +135,11 @@ def timed(work: Any) -> float:
 
 def by_ray(job: Job, folder: str) -> None:
     actors = upscale.UpscaleActors(None, 0).of(job.methods, RULES.patch_px)
-    parts.run_job("ray", job.photos, PER_PART, job.locate(), job.sink(folder), actors, job.given)
+    parts.run_job(parts.Job("ray", folder, SCHEMA, job.locate(), PER_PART, actors), job.described())
 
 
 def by_bare_loop(job: Job, folder: str) -> None:
-    todo = parts.plan(job.photos, PER_PART, job.given, {}, ()).values()
+    todo = parts.plan(job.described(), PER_PART).values()
     with multiprocessing.get_context("spawn").Pool(CORES, _start, (job, folder)) as pool:
         for _ in pool.imap_unordered(_work, todo):
             pass
@@ -147,11 +151,11 @@ WORKER: dict[str, Any] = {}
 
 def _start(job: Job, folder: str) -> None:
     WORKER["upscale"] = upscale.Upscaler(job.methods, RULES.patch_px, 0)
-    WORKER["locate"], WORKER["sink"] = job.locate(), job.sink(folder)
+    WORKER["locate"], WORKER["folder"] = job.locate(), folder
 
 
-def _work(part: dict[str, Any]) -> dict[str, Any]:
-    return WORKER["sink"](WORKER["locate"](WORKER["upscale"](part)))
+def _work(part: parts.Part) -> None:
+    parts.write_part(WORKER["folder"], SCHEMA, part, WORKER["locate"](WORKER["upscale"](part)))
 
 
 def costs(judge: Judge) -> dict[str, float]:

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from ranksr.config import UserError
+from ranksr.errors import UserError
 from ranksr.images import decode
+from ranksr.metrics.engine import load_models, score_batch
 from ranksr.metrics.external import import_pyiqa
-from ranksr.metrics.forest import Forest
-from ranksr.metrics.ma import MaModel, ma_scores, save_ma_model
-from ranksr.metrics.ma_features import NUM_FEATURES, ma_features
+from ranksr.metrics.ma.features import NUM_FEATURES, ma_features
+from ranksr.metrics.ma.forest import Forest
+from ranksr.metrics.ma.model import MaModel, ma_scores, save_ma_model
 from ranksr.metrics.niqe import NiqeModel, fit_niqe_model, load_niqe_model, niqe_score, save_niqe_model
 from ranksr.metrics.profiles import to_gray
-from ranksr.metrics.scorer import load_models, score_batch
 
 PATCH_PX, NUM_PATCHES = 296, 32
 NUM_TREES, TREE_DEPTH = 2000, 9

@@ -24,8 +24,8 @@ import torch
 from ranksr import images
 from ranksr.config import Compute, Config, load_config
 from ranksr.data.feed import CropFeed, SubImages, prefetch
-from ranksr.data.score import Judge
 from ranksr.data.sources import read_photo
+from ranksr.metrics.engine import Judge
 from ranksr.models import build_ranker
 from ranksr.train.journal import Pace
 from ranksr.train.sr import SRLearner
@@ -131,7 +131,7 @@ def make_learner(device: str, method: str, keys: set[str]) -> tuple[SRLearner, C
     chosen, judge = config.methods[method], Judge("pirm", "published", None)
     ranker = build_ranker(config.ranker).eval() if chosen.weights.rank_content else None
     learner = SRLearner(
-        chosen, config.perceptual, config.discriminator, config.rank_content, judge, world, None, ranker, []
+        chosen, config.perceptual, config.discriminator, config.rank_content_loss, judge, world, None, ranker, []
     )
     return learner, CropFeed(sub_images(), chosen.hr_patch_px, seed=0)
 

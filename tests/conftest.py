@@ -29,8 +29,9 @@ import torch  # noqa: E402
 
 from ranksr import images, pipeline, storage  # noqa: E402
 from ranksr.config import Config, load_config  # noqa: E402
-from ranksr.data import rank_dataset, sources  # noqa: E402
+from ranksr.data import sources  # noqa: E402
 from ranksr.runs import Run  # noqa: E402
+from ranksr.stages import rank_dataset  # noqa: E402
 
 hypothesis.settings.register_profile("ranksr", deadline=None)  # a busy machine is no fault of an example
 hypothesis.settings.load_profile("ranksr")

@@ -22,7 +22,7 @@ import pytest
 
 from ranksr import storage
 from ranksr.ablation import tune
-from ranksr.config import Config
+from ranksr.config import Config, with_overrides
 
 METHOD = "srresnet"
 EVERY = 10
@@ -265,21 +265,21 @@ def processes(raylets: dict[int, Any], name: str) -> Iterator[psutil.Process]:
 def test_trials_side_by_side_are_as_many_as_cpus_and_fractions_of_gpus_carry(
     monkeypatch: pytest.MonkeyPatch, demo: Config, compute: dict[str, Any], trials: int, slots: int
 ) -> None:
-    config = demo.with_overrides(
-        ["compute.num_workers=1", *(f"compute.{key}={value}" for key, value in compute.items())]
+    config = with_overrides(
+        demo, ["compute.num_workers=1", *(f"compute.{key}={value}" for key, value in compute.items())]
     )
     monkeypatch.setattr(tune.cluster, "is_growing", lambda: False)
     nodes = [{"CPU": 6.0, "GPU": 2.0}, {"CPU": 2.0}]
     monkeypatch.setattr(tune.ray, "nodes", lambda: [{"Alive": True, "Resources": node} for node in nodes])
-    assert tune._slots(config, trials) == slots
+    assert tune.slots(config, trials) == slots
 
 
 def test_a_cluster_that_grows_is_given_every_trial_up_to_the_bound(
     monkeypatch: pytest.MonkeyPatch, demo: Config
 ) -> None:
     monkeypatch.setattr(tune.cluster, "is_growing", lambda: True)
-    assert tune._slots(demo, 20) == 20
-    assert tune._slots(demo.with_overrides(["compute.max_concurrent_trials=5"]), 20) == 5
+    assert tune.slots(demo, 20) == 20
+    assert tune.slots(with_overrides(demo, ["compute.max_concurrent_trials=5"]), 20) == 5
 
 
 if __name__ == "__main__":

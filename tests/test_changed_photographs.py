@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from ranksr import cli, images, metrics, storage
+from ranksr import cli, images, metrics, session, storage
 from ranksr.data import sources
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -40,7 +40,7 @@ def command(
     capsys: pytest.CaptureFixture[str],
 ):
     """Runs `ranksr NAME` on the photographs, in the Ray of the tests; gives exit code and what was said."""
-    monkeypatch.setattr(cli, "init_ray", lambda config, root: None)
+    monkeypatch.setattr(session, "init_ray", lambda config, root: None)
     monkeypatch.setenv("RANKSR_CACHE", str(tmp_path / "cache"))
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "cup.png").write_bytes(

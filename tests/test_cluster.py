@@ -18,7 +18,8 @@ import pytest
 
 from ranksr import cluster as resources
 from ranksr import storage
-from ranksr.config import Compute, UserError
+from ranksr.config import Compute
+from ranksr.errors import UserError
 
 HEAD_ID = "f" * 51 + "00000"
 """Node id that Ray's fake node provider expects of the head."""
@@ -241,7 +242,8 @@ def test_a_cluster_that_grows_is_asked_what_it_can_grow_to(bare: dict[str, str],
     probe = """
 import ray
 from ranksr import cluster
-from ranksr.config import Compute, UserError
+from ranksr.config import Compute
+from ranksr.errors import UserError
 ray.init(logging_level="ERROR")
 cluster.require_resources(Compute(num_workers=2, upscale_actors=2))
 try:
@@ -351,13 +353,13 @@ NODES = {
 def test_a_run_in_a_bucket_is_held_by_one_command_of_a_cluster(
     ray_cluster: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with resources.held("s3://bucket/run"), monkeypatch.context() as patched:
+    with resources.reserve("s3://bucket/run"), monkeypatch.context() as patched:
         patched.setattr(resources, "OWNER_MAY_BE_DYING_SECONDS", 0)
         with pytest.raises(UserError, match=rf"s3://bucket/run is in use by process {os.getpid()} on .*--run"):
-            resources.held("s3://bucket/run").__enter__()
-        with resources.held("s3://bucket/another"):
+            resources.reserve("s3://bucket/run").__enter__()
+        with resources.reserve("s3://bucket/another"):
             pass
-    with resources.held("s3://bucket/run"):
+    with resources.reserve("s3://bucket/run"):
         pass
 
 

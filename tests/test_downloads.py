@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ranksr.config import UserError
 from ranksr.downloads import cache_folder
+from ranksr.errors import UserError
 from ranksr.metrics.niqe import load_niqe_model
 
 

@@ -5,7 +5,7 @@ import pathlib
 import pytest
 
 from ranksr import identity, pipeline
-from ranksr.config import Config
+from ranksr.config import Config, with_overrides
 from ranksr.runs import Run, Stage
 
 MODELS = {"scoring.niqe_model": "n1", "scoring.ma_model": "m1"}
@@ -17,7 +17,7 @@ def best_by(metric: str) -> list[str]:
 
 
 def training(config: Config, *changes: str, models: dict[str, str] = MODELS) -> identity.Identity:
-    return identity.training(config.with_overrides(changes), KEY, {"patches": "p"}, models)
+    return identity.training(with_overrides(config, changes), KEY, {"patches": "p"}, models)
 
 
 def test_with_the_last_weights_no_validation_and_no_scoring_is_part_of_a_training(demo: Config) -> None:
@@ -51,7 +51,7 @@ def test_with_the_best_weights_what_the_best_metric_is_computed_by_is_part(
 
 def test_the_best_ranker_depends_on_its_validations_and_the_last_does_not(demo: Config) -> None:
     last, best = (
-        identity.training(demo.with_overrides(changes), "ranker", {}, {})
+        identity.training(with_overrides(demo, changes), "ranker", {}, {})
         for changes in ([], ["ranker.train.checkpoint=best", "ranker.train.best_metric=srocc"])
     )
     assert "validation.num_patches" in last.remarks
@@ -100,30 +100,30 @@ def rank_dataset(config: Config, models: dict[str, str]) -> Stage:
 
 
 def test_a_finished_rank_dataset_serves_a_ranker_whose_metric_it_stores(demo: Config) -> None:
-    both = demo.with_overrides(["ranker.metric=niqe", "scoring.ma_model=fit"])
-    alone = demo.with_overrides(["ranker.metric=niqe", "scoring.ma_model=null", "scoring.metrics=[niqe]"])
+    both = with_overrides(demo, ["ranker.metric=niqe", "scoring.ma_model=fit"])
+    alone = with_overrides(demo, ["ranker.metric=niqe", "scoring.ma_model=null", "scoring.metrics=[niqe]"])
     niqe = {"scoring.niqe_model": "n1"}
     assert identity.holds_labels(both, rank_dataset(alone, niqe), rank_dataset(both, MODELS))  # PI came to the tables
     assert identity.holds_labels(alone, rank_dataset(both, MODELS), rank_dataset(alone, niqe))  # and went
-    by_ma = both.with_overrides(["ranker.metric=ma"])
+    by_ma = with_overrides(both, ["ranker.metric=ma"])
     assert not identity.holds_labels(by_ma, rank_dataset(alone, niqe), rank_dataset(by_ma, MODELS))
     assert identity.holds_labels(by_ma, rank_dataset(both, MODELS), rank_dataset(by_ma, MODELS))
     other = {**MODELS, "scoring.ma_model": "m2"}
     assert identity.holds_labels(both, rank_dataset(both, other), rank_dataset(both, MODELS))
     assert not identity.holds_labels(by_ma, rank_dataset(both, other), rank_dataset(by_ma, MODELS))
-    changed = both.with_overrides(["rank_dataset.stride_px=32"])
+    changed = with_overrides(both, ["rank_dataset.stride_px=32"])
     assert not identity.holds_labels(changed, rank_dataset(both, MODELS), rank_dataset(changed, MODELS))
 
 
 def test_an_evaluation_depends_on_the_models_of_its_own_metrics(demo: Config) -> None:
-    changed = demo.with_overrides(["scoring.metrics=[niqe, psnr]"])
+    changed = with_overrides(demo, ["scoring.metrics=[niqe, psnr]"])
     assert identity.evaluation(changed, {}, MODELS).inputs == {"scoring.niqe_model": "n1"}
-    changed = demo.with_overrides(["scoring.metrics=[pi]", "scoring.ma_model=fit"])
+    changed = with_overrides(demo, ["scoring.metrics=[pi]", "scoring.ma_model=fit"])
     assert identity.evaluation(changed, {}, MODELS).inputs == MODELS
 
 
 def test_opinions_count_with_the_content_of_the_images_that_they_are_of(demo: Config, tmp_path: pathlib.Path) -> None:
-    config = demo.with_overrides(["scoring.ma_model=fit", f"scoring.ma_opinions={tmp_path / 'opinions.csv'}"])
+    config = with_overrides(demo, ["scoring.ma_model=fit", f"scoring.ma_opinions={tmp_path / 'opinions.csv'}"])
     (tmp_path / "opinions.csv").write_text("image,opinion\na.png,5\nb.png,7\na.png,6\n")
 
     def fingerprint() -> str:

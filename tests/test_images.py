@@ -10,8 +10,8 @@ import PIL.Image
 import pytest
 import torch
 
-from ranksr import images
-from ranksr.metrics import load_models, psnr, score_batch
+from ranksr import images, metrics
+from ranksr.metrics import load_models, score_batch
 
 Shared = Callable[[str], pathlib.Path]
 
@@ -31,7 +31,7 @@ def test_bicubic_upscaling_of_set14_has_the_known_psnr(shared: Shared) -> None:
     values = []
     for path in sorted(shared("data/test/Set14/LR_bicubic_x4").iterdir()):
         hr = images.crop_to_multiple(images.decode((shared("data/test/Set14/HR") / path.name).read_bytes()))
-        values.append(psnr(images.upscale_bicubic(images.decode(path.read_bytes())), hr))
+        values.append(metrics.psnr(images.upscale_bicubic(images.decode(path.read_bytes())), hr))
     assert np.mean(values) == pytest.approx(26.09, abs=0.005)  # ../shared/paper/NOTES.md, last line
 
 

@@ -4,10 +4,10 @@ import copy
 import pathlib
 import re
 import shlex
-from argparse import ArgumentError, ArgumentParser
 from collections.abc import Callable
 from typing import Any
 
+import click
 import jsonschema
 import kubernetes_validate
 import pytest
@@ -131,11 +131,9 @@ def check_command(command: str) -> None:
     python, job, *arguments = shlex.split(command)
     assert python == "python"
     assert (ROOT / job).is_file(), f"{job} does not exist"
-    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
-    cli.COMMANDS[pathlib.PurePath(job).stem][0](parser)
-    parsed = parser.parse_args(arguments)
-    assert (ROOT / parsed.config).is_file(), f"{parsed.config} does not exist"
-    assert parsed.root, "a command says where its run lies"
+    parsed = cli.commands.commands[pathlib.PurePath(job).stem].make_context(job, arguments).params
+    assert (ROOT / parsed["config"]).is_file(), f"{parsed['config']} does not exist"
+    assert parsed["root"], "a command says where its run lies"
 
 
 def check_dockerfile(text: str) -> None:
@@ -171,7 +169,7 @@ EC2_INSTANCE = {
 }
 MISTAKES = (
     *(AssertionError, KeyError, TypeError, ValueError),
-    *(ArgumentError, SystemExit, jsonschema.ValidationError, kubernetes_validate.ValidationError),
+    *(click.UsageError, jsonschema.ValidationError, kubernetes_validate.ValidationError),
 )
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "aws/cluster.yaml": check_aws,

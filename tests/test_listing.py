@@ -14,8 +14,8 @@ import pytest
 import ray
 
 from ranksr import cli, images, listing, storage
-from ranksr.config import UserError
 from ranksr.data import sources
+from ranksr.errors import UserError
 
 
 def save(path: pathlib.Path, seed: int = 0, size: int = 32) -> pathlib.Path:

@@ -7,7 +7,8 @@ import shutil
 import pytest
 
 from ranksr import pipeline, storage
-from ranksr.config import Config, UserError, load_config
+from ranksr.config import Config, load_config, with_overrides
+from ranksr.errors import UserError
 from ranksr.runs import Run, Stage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -104,13 +105,13 @@ def test_the_report_scores_every_validation_location_with_the_ranker(
 
 
 def test_a_changed_key_is_refused_by_name(config: Config, finished: str) -> None:
-    changed = config.with_overrides(["methods.srgan.train.learning_rate=0.5"])
+    changed = with_overrides(config, ["methods.srgan.train.learning_rate=0.5"])
     with pytest.raises(UserError, match=r"srgan was made with other settings \(methods.srgan.train.learning_rate: "):
         pipeline.run_pipeline(context(changed, finished), [])
 
 
 def test_compute_is_no_part_of_the_identity_of_a_stage(config: Config, finished: str) -> None:
-    changed = config.with_overrides(["compute.num_workers=2", "compute.log_every_steps=1"])
+    changed = with_overrides(config, ["compute.num_workers=2", "compute.log_every_steps=1"])
     assert all(stage.done for stage in pipeline.plan(context(changed, finished)))
 
 
@@ -133,7 +134,7 @@ def later(context: pipeline.Context) -> Stage:
 def test_what_does_not_decide_the_weights_refuses_no_training(
     config: Config, finished: str, changes: list[str]
 ) -> None:
-    stages = pipeline.plan(context(config.with_overrides(changes), finished), later)
+    stages = pipeline.plan(context(with_overrides(config, changes), finished), later)
     assert {stage.state for stage in stages} == {"done"}
     assert {stage.name for stage in stages} >= {"srresnet", "srgan", "rank_dataset", "ranker", "ranksrgan"}
 
@@ -142,7 +143,7 @@ def test_a_metric_added_to_the_tables_scores_again_and_trains_nothing(
     config: Config, finished: str, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = shutil.copytree(finished, tmp_path / "run")
-    fewer = config.with_overrides(["scoring.metrics=[niqe, psnr]", "validation.num_patches=1"])
+    fewer = with_overrides(config, ["scoring.metrics=[niqe, psnr]", "validation.num_patches=1"])
     with pytest.raises(UserError, match=r"evaluation was made with other settings \(scoring.metrics: "):
         pipeline.plan(context(fewer, str(run)))
     shutil.rmtree(run / "evaluation")  # as the message says
@@ -158,7 +159,7 @@ def test_a_metric_added_to_the_tables_scores_again_and_trains_nothing(
 
 
 def test_another_methods_larger_crop_changes_that_method_alone(config: Config, finished: str) -> None:
-    changed = context(config.with_overrides(["methods.srgan.hr_patch_px=96"]), finished)
+    changed = context(with_overrides(config, ["methods.srgan.hr_patch_px=96"]), finished)
     assert pipeline.plan(changed, lambda each: pipeline.stage_of(each, "srresnet"))[-1].done
     with pytest.raises(UserError, match=r"srgan was made with other settings \(methods.srgan.hr_patch_px: 48 -> 96\)"):
         pipeline.plan(changed)
@@ -178,7 +179,7 @@ def test_a_run_of_an_older_ranksr_is_refused_by_that_name(
 def test_photographs_added_later_are_noticed(config: Config, finished: str, tmp_path: pathlib.Path) -> None:
     for path in pathlib.Path(config.data.hr).iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    moved = config.with_overrides([f"data.hr={tmp_path}"])
+    moved = with_overrides(config, [f"data.hr={tmp_path}"])
     assert all(stage.done for stage in pipeline.plan(context(moved, finished)))  # the same files elsewhere
     (tmp_path / "another.png").write_bytes((tmp_path / "coffee.png").read_bytes())
     with pytest.raises(UserError, match=r"other photographs \(photographs of data.hr: added: another\)"):

@@ -7,8 +7,9 @@ import pathlib
 
 import pytest
 
-from ranksr import cli, pipeline
-from ranksr.config import Config, UserError
+from ranksr import cli, pipeline, session
+from ranksr.config import Config, with_overrides
+from ranksr.errors import UserError
 from ranksr.runs import BESIDE_STAGES
 
 GAP = "rank_dataset.gap={{methods: [srgan, srresnet], more_than: 0.1, metric: {}}}".format
@@ -50,7 +51,7 @@ def test_what_would_fail_after_all_trainings_is_refused_at_load(
     override: str,
     says: str,
 ) -> None:
-    monkeypatch.setattr(cli, "init_ray", lambda *_: pytest.fail("Ray starts"))
+    monkeypatch.setattr(session, "init_ray", lambda *_: pytest.fail("Ray starts"))
     code = cli.main(["full_pipeline", str(root / "configs" / "demo.yaml"), "--run", str(tmp_path / "run"), override])
     said = capsys.readouterr().err
     assert (code, said.count("\n")) == (2, 1)
@@ -66,7 +67,7 @@ def test_metrics_of_pyiqa_are_known_at_load(demo: Config, name: str, says: str) 
     if importlib.util.find_spec("pyiqa") is None:
         pytest.skip("pyiqa is not installed")
     with pytest.raises(UserError, match=says):
-        pipeline.require_known(demo.with_overrides([f"ranker.metric=pyiqa:{name}"]))
+        pipeline.require_known(with_overrides(demo, [f"ranker.metric=pyiqa:{name}"]))
 
 
 @pytest.mark.ray
@@ -84,7 +85,7 @@ def test_no_method_may_have_the_name_of_anything_in_a_run(finished_run: pathlib.
 
 def test_a_gap_in_niqe_needs_patches_that_niqe_can_score(demo: Config) -> None:
     with pytest.raises(UserError, match="rank_dataset.patch_px=96 is too small for rank_dataset.gap.metric=niqe"):
-        pipeline.require_known(demo.with_overrides([GAP("niqe"), "ranker.metric=ma", "rank_dataset.patch_px=96"]))
+        pipeline.require_known(with_overrides(demo, [GAP("niqe"), "ranker.metric=ma", "rank_dataset.patch_px=96"]))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from ranksr import runs, storage
-from ranksr.config import UserError
+from ranksr.errors import UserError
 from ranksr.runs import Run
 
 
@@ -78,27 +78,27 @@ def test_run_json_tells_how_the_numbers_came_about(run: Run, demo) -> None:
 
 def test_a_run_is_held_by_one_process_until_it_dies(tmp_path: pathlib.Path) -> None:
     root = str(tmp_path / "run")
-    code = f"from ranksr import runs; held = runs.held({root!r}); held.__enter__(); print('held', flush=True); input()"
+    code = f"from ranksr import runs; held = runs.lock({root!r}); held.__enter__(); print('held', flush=True); input()"
     with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
         assert other.stdout
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(UserError, match=rf"{re.escape(root)} is in use by process {other.pid} on .*--run"):
-            runs.held(root).__enter__()
+            runs.lock(root).__enter__()
         other.kill()
-    with runs.held(root), pytest.raises(UserError, match=f"process {os.getpid()}"):
-        runs.held(root).__enter__()
-    with runs.held(root):
+    with runs.lock(root), pytest.raises(UserError, match=f"process {os.getpid()}"):
+        runs.lock(root).__enter__()
+    with runs.lock(root):
         pass  # free again
 
 
 def test_a_run_that_cannot_be_written_is_named_before_it_is_held(tmp_path: pathlib.Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot write to run folder .*file/run"):
-        runs.held(str(tmp_path / "file" / "run")).__enter__()
+        runs.lock(str(tmp_path / "file" / "run")).__enter__()
 
 
 def test_a_run_in_a_bucket_has_no_lock_file() -> None:
-    with runs.held("s3://nowhere/run"):
+    with runs.lock("s3://nowhere/run"):
         pass
 
 

@@ -17,6 +17,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 
 from ranksr import storage
 from ranksr.data import sources
+from ranksr.errors import StorageError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -82,7 +83,7 @@ def test_a_server_that_is_away_is_named_and_no_file_is_blamed(server: Server, mo
     storage.write_bytes("s3://faulty/photo.png", b"content")
     server.fails = lambda _: True
     for call in (storage.read_bytes, storage.exists, storage.list_files, sources.read_photo):
-        with pytest.raises(storage.StorageError, match="s3://faulty/photo.png cannot be reached.*AWS_ENDPOINT_URL"):
+        with pytest.raises(StorageError, match="s3://faulty/photo.png cannot be reached.*AWS_ENDPOINT_URL"):
             call("s3://faulty/photo.png")
     server.fails = lambda _: False
     with pytest.raises(ValueError, match="cannot be read"):
@@ -95,7 +96,7 @@ def test_an_upload_that_breaks_off_leaves_nothing_that_looks_whole(
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "2")
     data = random.Random(0).randbytes(30 * 2**20)
     server.fails = lambda environ: "partNumber=2" in environ["QUERY_STRING"]
-    with pytest.raises(storage.StorageError, match="large cannot be reached"):
+    with pytest.raises(StorageError, match="large cannot be reached"):
         storage.write_bytes("s3://faulty/large", data)
     assert server.num_failures
     assert not storage.exists("s3://faulty/large")

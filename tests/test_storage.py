@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from ranksr import storage
-from ranksr.config import UserError
+from ranksr.errors import UserError
 
 
 @pytest.fixture(params=["local", "s3"])

@@ -23,12 +23,13 @@ import torch
 
 from ranksr import checkpoints, images, metrics, pipeline, storage
 from ranksr.config import load_config
-from ranksr.data import patches, sources
+from ranksr.data import sources
 from ranksr.data.feed import Batch
 from ranksr.data.local_copy import LocalCopy
-from ranksr.data.score import Judge
+from ranksr.metrics.engine import Judge
 from ranksr.models import build_ranker
 from ranksr.runs import Run
+from ranksr.stages import patches
 from ranksr.train import launch, loop
 from ranksr.train.journal import Place
 from ranksr.train.world import World

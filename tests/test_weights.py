@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from ranksr import checkpoints, config, weights
-from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet, UserError
+from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet
+from ranksr.errors import UserError
 from ranksr.models import build_discriminator, build_generator, build_ranker
 
 FEATURES, BLOCKS, GROWTH = 4, 3, 2

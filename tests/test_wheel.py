@@ -77,7 +77,10 @@ def test_who_has_the_wheel_alone_gets_a_config_that_loads(wheel: pathlib.Path, t
     loaded = "import ranksr.config as c; print(c.__file__, c.load_config('mine/external.yaml').name)"
     where, name = call(python, "-c", loaded, folder=tmp_path).split()
     assert (pathlib.Path(where).is_relative_to(own), name) == (True, "external")
-    script = call(ranksr, "--print-completion", "bash", folder=tmp_path)
+    script = call("env", "_RANKSR_COMPLETE=bash_source", ranksr, folder=tmp_path)
     (tmp_path / "complete.bash").write_text(script)
-    asked = "source ./complete.bash; COMP_WORDS=(ranksr full_); COMP_CWORD=1; _shtab_ranksr; echo ${COMPREPLY[@]}"
+    asked = (
+        f"PATH={own.parents[2]}/bin:$PATH; source ./complete.bash; COMP_WORDS=(ranksr full_); COMP_CWORD=1; "
+        "_ranksr_completion ranksr; echo ${COMPREPLY[@]}"
+    )
     assert call("bash", "-c", asked, folder=tmp_path).split() == ["full_pipeline"]

@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from ranksr import storage, weights
-from ranksr.config import Generator, RankerConfig, UserError
+from ranksr.config import Generator, RankerConfig
+from ranksr.errors import UserError
 from ranksr.models import build_generator, build_ranker
 
 STEP_FILE = re.compile(r"step_(\d{8})\.pt")
@@ -90,7 +91,7 @@ def load_generator(path: str) -> nn.Module:
 
 
 def _own(path: str) -> Generator | None:
-    """The architecture that a file of ours names; None for a file made by others."""
+    """The architecture named in a file that ranksr wrote; None for a file made by others."""
     if path.endswith(".safetensors"):
         return None
     content = read(path)
@@ -109,7 +110,7 @@ def load_ranker(path: str) -> nn.Module:
 
 
 def start_weights(path: str, config: Generator) -> dict[str, torch.Tensor]:
-    """Generator weights to start a training from: a file of ours, or a published one in any known layout.
+    """Generator weights to start a training from: a file that ranksr wrote, or a published one in any known layout.
 
     Raises UserError when the file is of another architecture.
     """

@@ -1,6 +1,6 @@
-"""What a Ray cluster must be before work starts: large enough, or able to grow so, seeing the run, alone in it.
+"""Checks of a Ray cluster before work starts: large enough or able to grow, run folder visible, run not in use.
 
-The only file that uses what Ray does not document. TRIED names the version it was tried with: with another one, run
+The only file that uses undocumented parts of Ray. TRIED names the version it was tried with: with another one, run
 `pytest tests/test_cluster.py tests/test_ablation_faults.py tests/test_faults.py` and name that.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Iterator
 import ray
 import ray.exceptions
 import ray.util
-from ray._raylet import GcsClient
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
@@ -21,7 +21,8 @@ from ray.train.v2._internal import constants as train_constants
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ranksr import runs, storage
-from ranksr.config import Compute, UserError
+from ranksr.config import Compute
+from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def require_shared_root(compute: Compute, root: str) -> None:
 
 
 def require_resources(compute: Compute, upscaling: bool = True) -> None:
-    """Raise UserError now where Ray would wait for ever for CPUs or GPUs that the cluster cannot have.
+    """Raise UserError now where Ray would wait without end for CPUs or GPUs that the cluster cannot have.
 
     Where the present nodes do not do, Ray's autoscaler (v2) is asked, which begins to start what it can.
     """
@@ -61,10 +62,10 @@ def require_resources(compute: Compute, upscaling: bool = True) -> None:
         count = getattr(compute, key) or 1
         bundles = [{name: size for name, size in each.items() if size}] * count
         if not _fit(bundles, nodes) and not (is_growing() and _can_grow_to(bundles)):
+            size = f"{_total(nodes)} on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
+            limit = f"{size} and cannot grow to it" if is_growing() else size
             raise UserError(
-                f"{stage} needs {_total([each])} for each of compute.{key}={count}, and the cluster has "
-                f"{_total(nodes)} on {len(nodes)} node{'s' * (len(nodes) != 1)}"
-                f"{' and cannot grow to it' * is_growing()}: "
+                f"{stage} needs {_total([each])} for each of compute.{key}={count}, and the cluster has {limit}: "
                 f"lower compute.{key} or what each takes, or start more or larger nodes"
             )
 
@@ -80,7 +81,7 @@ class Holder:
 
 
 @contextlib.contextmanager
-def held(root: str) -> Iterator[None]:
+def reserve(root: str) -> Iterator[None]:
     """Keep this cluster's other commands out of a run meanwhile; the actor dies with this process, however that ends.
 
     Raises UserError naming the process that has it. What another cluster does in the same bucket is not seen.

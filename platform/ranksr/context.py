@@ -1,4 +1,4 @@
-"""A config on its way through the pipeline: the run it fills, and what is known of stages and files so far."""
+"""A config on its way through the pipeline: the run it fills, its stages and the digests of its files so far."""
 
 import dataclasses
 import functools
@@ -8,10 +8,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ranksr import storage
-from ranksr.config import Config, UserError
+from ranksr.config import Config
 from ranksr.data import digests
 from ranksr.data.sources import Photo
 from ranksr.data.upscale import UpscaleActors
+from ranksr.errors import UserError
 from ranksr.identity import Identity
 from ranksr.runs import Run, Stage
 
@@ -33,10 +34,10 @@ class Context:
     watched: str | None = None
     """The training whose curve early stopping compares with those of other trials."""
     label: str = ""
-    """Before the names of trainings in what their workers say: those of trials train side by side."""
+    """Prefix of the names of trainings in log lines: those of trials run side by side."""
     stages: dict[str, Stage] = dataclasses.field(default_factory=dict)
     digests: dict[str, str] = dataclasses.field(default_factory=dict)
-    """Of sources and files, each read once however many stages, and trials, depend on it."""
+    """Digests of sources and files, each read once however many stages and trials depend on it."""
     listed: dict[str, list[Photo]] = dataclasses.field(default_factory=dict)
     """Source to its photographs, as `digests` saw them."""
 

@@ -1,4 +1,4 @@
-"""From the files that users bring to pixels: metadata never decides, and odd pixel formats are right or refused.
+"""Users' image files to pixels: metadata never decides, and odd pixel formats are read right or refused.
 
 PNG and JPEG reach Pillow without their metadata, whose damage or size it would take for the image's; the orientation is
 read here. TIFF, of whose pixel formats Pillow knows a few, is tifffile's.
@@ -165,7 +165,8 @@ def _decode_tiff(data: bytes) -> np.ndarray:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it warns of odd tags, which do not matter here
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         # A reduced-size twin may stand before the image.
-        page = next((page for page in file.pages if not page.subfiletype & 1), file.pages[0])
+        pages = [page.aspage() for page in file.pages]
+        page = next((page for page in pages if not page.subfiletype & 1), pages[0])
         if page.imagewidth * page.imagelength > MAX_PIXELS:
             raise ValueError(f"{page.imagewidth}x{page.imagelength} px are more than {MAX_PIXELS}")
         ends = [offset + size for offset, size in zip(page.dataoffsets, page.databytecounts, strict=False)]

@@ -12,8 +12,9 @@ import shutil
 import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator
+from typing import IO
 
-from ranksr.config import UserError
+from ranksr.errors import UserError
 
 MAX_BYTES = 2**30
 TIMEOUT_SECONDS = 60
@@ -82,10 +83,10 @@ def _download(url: str, path: pathlib.Path, remedy: str) -> None:
 class _Limited:
     """A response that ends with an error, not with a full disk."""
 
-    def __init__(self, response: object) -> None:
+    def __init__(self, response: IO[bytes]) -> None:
         self.response, self.left = response, MAX_BYTES
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         data = self.response.read(size)
         self.left -= len(data)
         if self.left < 0:

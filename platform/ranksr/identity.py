@@ -1,15 +1,15 @@
-"""What decides the result of a stage, and no more: the settings that its fingerprint hashes.
+"""Identity of a stage: the settings that decide its result, and no more, which its fingerprint hashes.
 
-What changes nothing but the curves of a training is a remark: it stands in stage.json, and a training is reused with
+A setting that changes only curves of a training is a remark: it is kept in stage.json, and a training is reused with
 other ones. A change of what is hashed here raises `runs.IDENTITY`.
 """
 
 import dataclasses
 from typing import Any
 
-from ranksr.config import Config, Method
-from ranksr.data.labels import raw_columns
-from ranksr.data.score import raw_metrics
+from ranksr.config import Config, with_overrides
+from ranksr.data.labels import raw_metrics
+from ranksr.metrics import made_of
 from ranksr.runs import Stage
 
 SCORING_MODELS = {"niqe": "scoring.niqe_model", "ma": "scoring.ma_model"}
@@ -31,8 +31,8 @@ def patches(config: Config) -> dict[str, Any]:
 
 
 def models_of(metrics: tuple[str, ...], models: dict[str, str]) -> dict[str, str]:
-    """Those of the scoring models, by key, that these metrics are computed by."""
-    raw = {name for metric in metrics for name in raw_columns(metric)}
+    """The scoring models, by key, that these metrics need."""
+    raw = {name for metric in metrics for name in made_of(metric)}
     return {key: models[key] for name, key in SCORING_MODELS.items() if name in raw and key in models}
 
 
@@ -43,14 +43,16 @@ def training(config: Config, key: str, inputs: dict[str, str], models: dict[str,
     computed by.
     """
     method = config.methods.get(key.removeprefix("methods."))
-    settings = config.select("seed", key, *(_of_losses(method) if method else ()))
+    settings = config.select("seed", key, *(method.sections if method else ()))
     own_seed = settings.pop(f"{key}.train.seed")
     if own_seed is not None:  # so that naming the run's seed changes nothing
         settings["seed"] = own_seed
     if method:
         settings.pop(f"{key}.start")  # an input: where a file is does not matter, what it holds does
-        for unused in _without_effect(method):
+        for unused in method.idle_keys:
             settings.pop(f"{key}.{unused}")
+    for path in settings.keys() & inputs.keys():  # a file counts by its content
+        settings.pop(path)
     when = {name: settings.pop(name) for name in (f"{key}.train.validate_every_steps", f"{key}.train.best_metric")}
     when |= config.select("validation")
     profile = config.select("scoring.profile") if models else {}
@@ -73,28 +75,11 @@ def is_made_as(found: Stage, wanted: Stage) -> bool:
     return {**found.settings, **found.remarks} == wanted.settings and found.inputs == wanted.inputs
 
 
-def _of_losses(method: Method) -> list[str]:
-    weights = method.weights
-    used = {
-        "perceptual": weights.perceptual,
-        "discriminator": weights.adversarial,
-        "rank_content": weights.rank_content,
-    }
-    return [key for key, weight in used.items() if weight]
-
-
-def _without_effect(method: Method) -> list[str]:
-    """Kinds of a loss term whose weight is 0."""
-    weights = method.weights
-    kinds = {"pixel_criterion": weights.pixel, "adversarial": weights.adversarial}
-    return [key for key, weight in kinds.items() if not weight]
-
-
 def rank_dataset(config: Config, inputs: dict[str, str], models: dict[str, str]) -> Identity:
     """The stage `rank_dataset`. `models` are the scoring models; those of the metrics that are stored count."""
     gap = config.rank_dataset.gap
     if gap is not None and gap.metric is None:
-        config = config.with_overrides([f"rank_dataset.gap.metric={config.ranker.metric}"])
+        config = with_overrides(config, [f"rank_dataset.gap.metric={config.ranker.metric}"])
     settings = config.select("seed", "scoring.profile", "rank_dataset", "data.val_fraction")
     settings.pop("rank_dataset.hr")
     names = raw_metrics(config)
@@ -103,9 +88,9 @@ def rank_dataset(config: Config, inputs: dict[str, str], models: dict[str, str])
 
 def holds_labels(config: Config, found: Stage, wanted: Stage) -> bool:
     """Whether a finished rank dataset that stores other metrics has the same locations and all that a Ranker needs."""
-    needed = set(raw_columns(config.ranker.metric))
+    needed = set(made_of(config.ranker.metric))
     if gap := config.rank_dataset.gap:
-        needed |= set(raw_columns(gap.metric or config.ranker.metric))
+        needed |= set(made_of(gap.metric or config.ranker.metric))
     other = {key for name, key in SCORING_MODELS.items() if name not in needed}
 
     def reduced(settings: dict[str, Any], inputs: dict[str, str]) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from ranksr.config import SCALE
+from ranksr import SCALE
 from ranksr.decoding import decode_photograph as decode_photograph
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ def to_image(tensor: "torch.Tensor") -> np.ndarray:
 
 
 def starts(side_px: int, patch_px: int, stride_px: int, reach_border: bool = True) -> list[int]:
-    """Where the patches along one side begin; empty when the side is shorter than a patch.
+    """Positions where patches begin along one side; empty when the side is shorter than a patch.
 
     `reach_border` adds a last patch that touches the border where the stride does not end there.
     """

@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 
 from ranksr import storage
-from ranksr.config import UserError
+from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +19,11 @@ SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".avif"),
     *(".jp2", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
 )
-"""Of the files in a folder, in lower case, those taken for images."""
+"""Suffixes of image files, in lower case."""
 NO_PHOTOGRAPHS = ("@eaDir", "__MACOSX", "Thumbs.db", "desktop.ini")
-"""What file servers and systems leave beside photographs, as they do names that begin with a dot."""
+"""Names that file servers and systems leave beside photographs, like those that begin with a dot."""
 NOT_UTF8 = "(not UTF-8) "
-"""Before the escaped path of a file whose name is none that can be written down."""
+"""Prefix of the escaped path of a file whose name is not UTF-8."""
 ASIDE = re.compile(
     r"(_SRF_[2348]_(LR|HR)|[_-](LR|HR|GT|SR)|[_-]?(LR)?(BI|bicubic)?[_-]?x[2348](m|w|d|_SR)?)+$", re.IGNORECASE
 )
@@ -40,7 +40,7 @@ class Image:
     name: str
     """Path inside the folder without suffix, in Unicode's form NFC."""
     path: str
-    """Where it is. Begins with NOT_UTF8 where that cannot be written down, and is then escaped."""
+    """Path of the file. Begins with NOT_UTF8, and is escaped, where the name is not UTF-8."""
     size: int
     """Bytes; 0 for a link that leads nowhere."""
 
@@ -154,7 +154,7 @@ def match(wanted: Sequence[str], images: Sequence[Image]) -> dict[str, Image]:
 
 
 def require_originals(folder: str, images: Sequence[Image]) -> None:
-    """Raise UserError where one picture lies there twice, as itself and as an image made of it (LR, or another scale).
+    """Raise UserError where one picture is there twice, as itself and as an image made of it (LR, or another scale).
 
     Both paths are named, and the folder to give instead. So DIV2K's root is refused: its LR images would be taken for
     photographs, and one picture would be on both sides of the split.

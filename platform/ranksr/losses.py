@@ -34,7 +34,7 @@ def perceptual(features: nn.Module, sr: torch.Tensor, hr: torch.Tensor, criterio
 def adversarial_generator(
     fake_logits: torch.Tensor, real_logits: torch.Tensor | None, kind: Adversarial
 ) -> torch.Tensor:
-    """What the generator gains by being taken for real. Logits (N,); `real_logits` only for relativistic.
+    """Adversarial loss of the generator. Logits (N,); `real_logits` only for relativistic.
 
     vanilla: -log D(G(x)), Eq. 5. relativistic: ESRGAN's average discriminator, halved as in its code. The averages
     are those of this worker's batch, so relativistic losses depend a little on the number of workers.
@@ -50,7 +50,7 @@ def adversarial_generator(
 
 
 def adversarial_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor, kind: Adversarial) -> torch.Tensor:
-    """What the discriminator pays for mistakes. Logits (N,); `fake_logits` of detached images.
+    """Loss of the discriminator. Logits (N,); `fake_logits` of detached images.
 
     vanilla: real plus fake, Eq. 8. relativistic: the mean of both, as in ESRGAN's code.
     """

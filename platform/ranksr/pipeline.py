@@ -14,16 +14,19 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ranksr import config_files, evaluate, identity, metrics, preflight, report, storage
-from ranksr.config import Config, Method
+from ranksr import identity, metrics, preflight, report, storage
+from ranksr.config import Config, Method, files, with_overrides
 from ranksr.context import Context as Context
-from ranksr.data import calibration, digests, statistics
-from ranksr.data import patches as patch_job
-from ranksr.data import rank_dataset as rank_job
-from ranksr.data.score import Judge
-from ranksr.metrics.ma_fit import read_opinions
+from ranksr.data import digests
+from ranksr.metrics.engine import Judge
+from ranksr.metrics.ma.fit import read_opinions
 from ranksr.models import build_features
-from ranksr.runs import Stage
+from ranksr.report.rank import statistics
+from ranksr.runs import METRICS, PICTURES, RANKER_SCORES, SCORES, WEIGHTS, Stage
+from ranksr.stages import calibration
+from ranksr.stages.evaluation import write_evaluation
+from ranksr.stages.patches import write_patches
+from ranksr.stages.rank_dataset import Made, write_rank_dataset
 from ranksr.train import launch
 from ranksr.train.journal import Place, read_metrics
 
@@ -31,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 def plan(context: Context, last: Callable[[Context], Stage] | None = None) -> list[Stage]:
-    """Every stage up to `last` (evaluation) as it stands, inputs first. Raises UserError for one made otherwise."""
+    """Stages up to `last` (evaluation) in their present state, inputs first. Raises UserError for other settings."""
     context = dataclasses.replace(context, dry=True, stages={})
     (last or evaluation)(context)
     return list(context.stages.values())
@@ -42,9 +45,7 @@ def patches(context: Context) -> Stage:
     return context.stage(
         "patches",
         identity.Identity(identity.patches(config), {}),
-        lambda stage: patch_job.write_patches(
-            stage.folder, context.photographs(config.data.hr), config.data, config.seed
-        ),
+        lambda stage: write_patches(stage.folder, context.photographs(config.data.hr), config.data, config.seed),
         {"data.hr": config.data.hr},
     )
 
@@ -118,17 +119,15 @@ def generator(context: Context, name: str) -> Stage:
     config, method = context.config, context.config.methods[name]
     cut = patches(context)
     scoring, models = judge(context)
-    inputs = {"patches": cut.fingerprint}
-    start = _start(context, method, inputs)
-    trained_ranker = ranker(context) if method.weights.rank_content else None
-    if trained_ranker:
-        inputs["ranker"] = trained_ranker.fingerprint
+    start, start_inputs = _start(context, method)
+    trained_ranker = ranker(context) if method.uses_ranker else None
+    steered_by = {"ranker": trained_ranker.fingerprint} if trained_ranker else {}
+    files = _features_file(context) if method.uses_features else {}
+    inputs = {"patches": cut.fingerprint, **start_inputs, **steered_by, **files}
     made_of = identity.training(config, f"methods.{name}", inputs, models)
-    if method.weights.perceptual:
-        _external(context, made_of.settings, made_of.inputs, "perceptual.weights")
 
     def build(stage: Stage) -> dict[str, Any]:
-        weights = trained_ranker.path("weights.pt") if trained_ranker else None
+        weights = trained_ranker.path(WEIGHTS) if trained_ranker else None
         local = _with_absolute_paths(config)
         return _train(context, stage, launch.SRJob(local, name, cut.folder, start, weights, scoring))
 
@@ -137,34 +136,32 @@ def generator(context: Context, name: str) -> Stage:
     return context.stage(name, identity.watched(made_of), build, suffices=identity.is_made_as)
 
 
-def _start(context: Context, method: Method, inputs: dict[str, str]) -> str | None:
+def _start(context: Context, method: Method) -> tuple[str | None, dict[str, str]]:
+    """Path of the initial weights, and the stage inputs that they are."""
     if method.start is None:
-        return None
+        return None, {}
     if method.start in context.config.methods:
         stage = generator(context, method.start)
-        inputs[method.start] = stage.fingerprint
-        return stage.path("weights.pt")
-    inputs["start"] = context.file_digest(method.start)
-    return storage.absolute(method.start)
+        return stage.path(WEIGHTS), {method.start: stage.fingerprint}
+    return storage.absolute(method.start), {"start": context.file_digest(method.start)}
 
 
-def _external(context: Context, settings: dict[str, Any], inputs: dict[str, str], key: str) -> None:
-    """A file named by a setting counts by its content, not by its path."""
-    if settings[key] not in ("published", "random"):
-        inputs[key] = context.file_digest(settings.pop(key))
+def _features_file(context: Context) -> dict[str, str]:
+    """The perceptual network's weights as a stage input, where a file holds them: by content, not by path."""
+    weights = context.config.perceptual.weights
+    return {} if weights in ("published", "random") else {"perceptual.weights": context.file_digest(weights)}
 
 
 def _with_absolute_paths(config: Config) -> Config:
     weights = config.perceptual.weights
     if weights in ("published", "random"):
         return config
-    return config.with_overrides([f"perceptual.weights={storage.absolute(weights)}"])
+    return with_overrides(config, [f"perceptual.weights={storage.absolute(weights)}"])
 
 
 def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob) -> dict[str, Any]:
     run = context.run.parent or context.run
-    command = storage.read_json(run.path("run.json"))["command"] if storage.exists(run.path("run.json")) else sys.argv
-    texts = {"command": shlex.join(command), "config": config_files.to_text(job.config.model_dump(mode="json"))}
+    texts = {"command": shlex.join(run.command()), "config": files.to_text(job.config.model_dump(mode="json"))}
     place = Place(f"{context.label}{stage.name}", stage.folder, context.run.tensorboard(stage), texts=texts)
     results = launch.train(job, place, tell_tune=stage.name == context.tuned)
     if "error" in results:
@@ -174,22 +171,22 @@ def _train(context: Context, stage: Stage, job: launch.SRJob | launch.RankerJob)
 
 @dataclasses.dataclass(frozen=True)
 class _Methods:
-    """How each of some methods makes its images, and the inputs that this means."""
+    """The way each method makes its images, and the stage inputs that follow."""
 
-    made: rank_job.Made
+    made: Made
     inputs: dict[str, str]
     photographs: dict[str, str]
     """Input to source, of images made elsewhere."""
 
 
 def _methods(context: Context, names: tuple[str, ...], test_sets: tuple[str, ...] = ()) -> _Methods:
-    """With `test_sets`, a folder of images made elsewhere counts by its sub-folders of these names."""
+    """_Methods of `names`. With `test_sets`, a folder of `external` counts by its sub-folders of these names."""
     made, folders, inputs, photographs = dict[str, str](), dict[str, str](), dict[str, str](), dict[str, str]()
     for name in names:
         path = storage.absolute(context.config.external.get(name, ""))
         if name in context.config.methods:
             stage = generator(context, name)
-            made[name], inputs[name] = stage.path("weights.pt"), stage.fingerprint
+            made[name], inputs[name] = stage.path(WEIGHTS), stage.fingerprint
         elif name not in context.config.external:
             made[name] = name  # bicubic and hr
         elif storage.is_folder(path):
@@ -198,7 +195,7 @@ def _methods(context: Context, names: tuple[str, ...], test_sets: tuple[str, ...
             photographs |= each or {name: path}
         else:
             made[name], inputs[name] = path, context.file_digest(path)
-    return _Methods(rank_job.Made(made, folders, inputs), inputs, photographs)
+    return _Methods(Made(made, folders, inputs), inputs, photographs)
 
 
 def _given_digests(context: Context, sources: Iterable[str]) -> dict[str, str]:
@@ -224,7 +221,7 @@ def rank_dataset(context: Context) -> Stage:
             digests=_given_digests(context, methods.photographs.values()),
         )
         names, photos = tuple(made_of.settings["metrics"]), context.photographs(source)
-        return rank_job.write_rank_dataset(
+        return write_rank_dataset(
             stage.folder, photos, config.data, rules, made, names, scoring, context.actors, config.seed
         )
 
@@ -275,7 +272,7 @@ def evaluation(context: Context) -> Stage:
         made = dataclasses.replace(methods.made, digests=_given_digests(context, given))
         photos = {test_set.name: context.photographs(test_set.hr) for test_set in config.test_sets}
         names = config.scoring.metrics
-        return evaluate.evaluate(stage.folder, config.test_sets, photos, made, names, scoring, context.actors)
+        return write_evaluation(stage.folder, config.test_sets, photos, made, names, scoring, context.actors)
 
     return context.stage("evaluation", identity.evaluation(config, methods.inputs, models), build, photographs)
 
@@ -291,15 +288,15 @@ def tell(context: Context) -> report.Story:
     """Gather what the report shows from the stages of a finished run."""
     stages = plan(context)
     evaluated = stages[-1]
-    curves = {stage.name: read_metrics(stage.path("metrics.jsonl")) for stage in stages}
+    curves = {stage.name: read_metrics(stage.path(METRICS)) for stage in stages}
     ranked = next((stage for stage in stages if stage.name == "rank_dataset" and stage.done), None)
     scores = statistics.read_scores(ranked, context.config.ranker) if ranked else None
-    judged = [stage.path("ranker_scores.parquet") for stage in stages if stage.name == "ranker" and stage.done]
+    judged = [stage.path(RANKER_SCORES) for stage in stages if stage.name == "ranker" and stage.done]
     told_elsewhere = ("seconds", "every_validation_location")  # in a column and in a section of their own
     return report.Story(
         config=context.config,
-        scores=storage.read_table(evaluated.path("scores.parquet")),
-        images=evaluated.path("images"),
+        scores=storage.read_table(evaluated.path(SCORES)),
+        images=evaluated.path(PICTURES),
         curves={name: rows for name, rows in curves.items() if rows},
         stages=[
             {
@@ -352,7 +349,7 @@ def fetch_published(config: Config, stages: list[str]) -> None:
         models = (model if model == "published" else None for model in (scoring.niqe_model, scoring.ma_model))
         metrics.load_models(*models)
     trained = [config.methods[name] for name in stages if name in config.methods]
-    if config.perceptual.weights == "published" and any(method.weights.perceptual for method in trained):
+    if config.perceptual.weights == "published" and any(method.uses_features for method in trained):
         build_features(config.perceptual)
 
 

@@ -1,19 +1,17 @@
-"""Checks of a config against what lies outside it: metrics, validations, names in a run, images made elsewhere."""
+"""Checks of a config against the world outside it: metrics, validations, names in a run, images made elsewhere."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable
 
 from ranksr import checkpoints, metrics, storage
-from ranksr.config import Config, Training, UserError
+from ranksr.config import Config, Training
 from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
+from ranksr.errors import UserError
 from ranksr.runs import BESIDE_STAGES, STAGES
 from ranksr.train.loop import validated_by
 
 log = logging.getLogger(__name__)
-
-NEED_NIQE = ("niqe", "pi")
-NEED_MA = ("ma", "pi")
 
 
 def require_known(config: Config, stages: Iterable[str]) -> None:
@@ -27,7 +25,7 @@ def require_known(config: Config, stages: Iterable[str]) -> None:
     patch_px, needed = config.rank_dataset.patch_px, metrics.smallest_niqe_px(config.scoring.profile)
     gap = config.rank_dataset.gap
     for key, metric in (("ranker.metric", config.ranker.metric), ("rank_dataset.gap.metric", gap and gap.metric)):
-        if metric in NEED_NIQE and patch_px < needed:
+        if metric and "niqe" in metrics.made_of(metric) and patch_px < needed:
             raise UserError(
                 f"rank_dataset.patch_px={patch_px} is too small for {key}={metric}: "
                 f"NIQE needs {needed} px under the profile {config.scoring.profile}"
@@ -49,7 +47,7 @@ def require_metrics(config: Config) -> None:
             info = metrics.metric_info(name)
         except UserError as error:
             raise UserError(f"{error} ({said})") from error
-        if name in NEED_MA and config.scoring.ma_model is None:
+        if "ma" in metrics.made_of(name) and config.scoring.ma_model is None:
             raise UserError(f"{said}: metric {name!r} needs scoring.ma_model: published, fit, or a file")
         if info.needs_reference and (said, name) in labels:
             raise UserError(
@@ -83,14 +81,14 @@ def _require_validated(config: Config, key: str, training: Training, of_ranker: 
     if training.best_metric not in known:
         raise UserError(
             f"{key}.best_metric={training.best_metric} is not validated: choose from {', '.join(known)}"
-            + (", and give scoring.ma_model for pi" if training.best_metric == "pi" else "")
+            + (", and give scoring.ma_model for pi" if "ma" in metrics.made_of(training.best_metric) else "")
         )
     require_niqe_of_validation(config, f"{key}.best_metric", training.best_metric)
 
 
 def require_niqe_of_validation(config: Config, key: str, metric: str) -> None:
     """Raise UserError where `metric`, of the setting `key`, needs the NIQE of sub-images that are too small for it."""
-    if metric in NEED_NIQE and (lack := _lacks_niqe(config)):
+    if "niqe" in metrics.made_of(metric) and (lack := _lacks_niqe(config)):
         raise UserError(f"{key}={metric}: {lack}, or choose psnr")
 
 

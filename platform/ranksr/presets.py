@@ -2,20 +2,21 @@
 
 import pathlib
 
-from ranksr import config_files, storage
-from ranksr.config import UserError
+from ranksr import storage
+from ranksr.config import files
+from ranksr.errors import UserError
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
 
 
 def folder() -> pathlib.Path:
-    """Where the presets are: in the installed package, or in the repository from which it is used."""
+    """Folder of the presets: in the installed package, or in the repository from which it is used."""
     packed = PACKAGE / "configs"
     return packed if packed.is_dir() else PACKAGE.parents[1] / "configs"
 
 
 def names() -> list[str]:
-    """What `--preset` may be."""
+    """Names for `--preset`."""
     return sorted(path.stem for path in folder().glob("*.yaml"))
 
 
@@ -28,6 +29,7 @@ def write(target: str, preset: str) -> list[pathlib.Path]:
         raise UserError(f"{target} is no local folder: a config is read from this machine; give a folder, e.g. configs")
     place = pathlib.Path(target).expanduser()
     sources = [*_with_bases(folder() / f"{preset}.yaml"), *sorted((folder() / "ablations").rglob("*.yaml"))]
+    sources += sorted(folder().rglob("*.schema.json"))
     written = {place / source.relative_to(folder()): source.read_bytes() for source in sources}
     try:
         changed = [path for path, text in written.items() if path.exists() and path.read_bytes() != text]
@@ -42,5 +44,5 @@ def write(target: str, preset: str) -> list[pathlib.Path]:
 
 
 def _with_bases(path: pathlib.Path) -> list[pathlib.Path]:
-    base = config_files.load_mapping(path).get("base")
+    base = files.load_mapping(path).get("base")
     return [path, *(_with_bases(path.parent / base) if base else ())]

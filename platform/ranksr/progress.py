@@ -1,4 +1,4 @@
-"""How a process of ours says what it does: lines on standard output, from our own loggers alone.
+"""Log lines of a process: INFO of `ranksr.*` on standard output, other libraries as they are.
 
 Called once by whoever owns the process: the command line, a training worker, a trial.
 """

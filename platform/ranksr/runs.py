@@ -19,33 +19,44 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ranksr import __version__, storage
-from ranksr.config import Config, UserError
+from ranksr.config import Config
+from ranksr.config.files import checked
+from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
 
 LOCK = "lock"
-"""In a local run folder: who works on it, or did last."""
-BESIDE_STAGES = (LOCK, "run.json", "report", "tensorboard", "ablation", "calibration")
-"""All that a run folder holds beside one folder a stage; `calibration` in runs of an older ranksr."""
+"""File in a local run folder: the process that works on it, or did last."""
+RUN_FILE, STAGE_FILE = "run.json", "stage.json"
+METRICS, CHECKPOINTS, WEIGHTS = "metrics.jsonl", "checkpoints", "weights.pt"
+"""Files and a folder of a training."""
+RANKER_SCORES = "ranker_scores.parquet"
+"""File of the stage `ranker`: the Ranker's score of every validation location."""
+SCORES, PICTURES = "scores.parquet", "images"
+"""File and folder of an evaluation."""
+RESULTS, SCORES_OF_TRIALS, STOPPED = "results.json", "results.parquet", "stopped.json"
+"""Files of an ablation."""
+BESIDE_STAGES = (LOCK, RUN_FILE, "report", "tensorboard", "ablation", "calibration")
+"""Names in a run folder beside one folder a stage; `calibration` in runs of an older ranksr."""
 STAGES = "stages"
-"""In the folders of ablations and of TensorBoard: what trials build."""
+"""Folder, in those of ablations and of TensorBoard, of the stages that trials build."""
 
 IDENTITY = 2
-"""How fingerprints are computed; in every stage.json. Raised whenever the same work would get another fingerprint."""
+"""Version of the fingerprints, in every stage.json. Raised whenever the same work would get another fingerprint."""
 
 IDENTITY_CHANGES = {
     2: "photographs count by their content, and what changes nothing but curves no longer counts",
 }
-"""What was changed with each number."""
+"""Change that came with each number."""
 
 PHOTOGRAPHS = "photographs.json"
-"""In a stage's folder: input -> image_id -> digest of the content."""
+"""File of a stage: input to image_id to digest of the content."""
 
 Manifests = Mapping[str, Callable[[], dict[str, str]]]
 """Input of a stage that is photographs -> gives their digests by image_id."""
 
 NAMED = 3
-"""So many changed photographs does a refusal name."""
+"""Number of changed photographs that a refusal names."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,13 +71,13 @@ class Stage:
     state: str
     """`new`, `unfinished` or `done`."""
     results: dict[str, Any]
-    """What the stage reported when it was finished; empty before."""
+    """Values that the stage reported when it finished; empty before."""
     remarks: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """By dotted key, what changes its curves only and is no part of the fingerprint."""
+    """Settings by dotted key that change only its curves, and are no part of the fingerprint."""
     identity: int = IDENTITY
-    """How the fingerprint was computed."""
+    """Version of the fingerprint (IDENTITY)."""
     changed: str = ""
-    """How what is asked for differs from what is recorded, where that is no reason to refuse; empty: not at all."""
+    """Difference to the recorded stage that is no reason to refuse; empty without one."""
 
     @property
     def needs(self) -> set[str]:
@@ -85,18 +96,18 @@ class Stage:
 class Run:
     root: str
     parent: "Run | None" = None
-    """Of the trials of an ablation: the run where they look first for a finished stage with the same fingerprint."""
+    """For trials of an ablation: the run in which they first look for a finished stage with the same fingerprint."""
 
     def path(self, *parts: str) -> str:
         return storage.join(self.root, *parts)
 
     @property
     def trials(self) -> "Run":
-        """Where all trials of this run's ablations build what they change, each stage once: <stage>-<fingerprint>/."""
+        """Folder where trials of this run's ablations build their own stages, each once: <stage>-<fingerprint>/."""
         return Run(self.path("ablation", STAGES), parent=self)
 
     def tensorboard(self, stage: Stage) -> str:
-        """Where the stage writes its event files."""
+        """Folder of the stage's event files."""
         above = self.parent.path("tensorboard", STAGES) if self.parent else self.path("tensorboard")
         return storage.join(above, stage.folder.rsplit("/", 1)[-1])
 
@@ -109,7 +120,7 @@ class Run:
         photographs: Manifests | None = None,
         suffices: Callable[[Stage, Stage], bool] = lambda found, wanted: False,
     ) -> Stage:
-        """The stage as it stands, without touching anything.
+        """The stage in its present state; nothing is written.
 
         `suffices(found, wanted)` tells of a finished stage with another fingerprint whether it holds all that is asked
         for. An unfinished one of which nothing but photographs changed goes on with those of now.
@@ -141,8 +152,8 @@ class Run:
         raise UserError(_refusal(found, wanted, changes))
 
     def recorded(self, folder: str) -> Stage | None:
-        """The stage that lies in this folder of the run, whatever its settings."""
-        path = self.path(folder, "stage.json")
+        """The stage in this folder of the run, whatever its settings; None where there is none."""
+        path = self.path(folder, STAGE_FILE)
         if not storage.exists(path):
             return None
         entry = storage.read_json(path)
@@ -176,10 +187,31 @@ class Run:
         log.info("stage %s: done", stage.name)
         return stage
 
+    def stages(self) -> list[Stage]:
+        """Every stage that has begun, in the order of their folders' names."""
+        folders = [path.split("/") for path, _ in storage.list_files(self.root)]
+        return [stage for parts in folders if parts[1:] == [STAGE_FILE] and (stage := self.recorded(parts[0]))]
+
+    def config(self) -> Config:
+        """The resolved config in run.json. Raises UserError where there is none, or none that this version reads."""
+        path = self.path(RUN_FILE)
+        try:
+            return checked(Config, storage.read_json(path)["config"], path)
+        except (FileNotFoundError, KeyError, ValueError) as error:
+            raise UserError(
+                f"{path} does not tell the run's config ({' '.join(str(error).split())[:300]}): give the folder that "
+                "--run named, e.g. runs/demo; a run of an older ranksr must be built again"
+            ) from error
+
+    def command(self) -> list[str]:
+        """The command that began or last continued the run; this process's own before that."""
+        path = self.path(RUN_FILE)
+        return storage.read_json(path)["command"] if storage.exists(path) else sys.argv
+
     def describe(self, config: Config, overrides: list[str]) -> None:
         """Write run.json: all that is needed to tell how these numbers came about."""
         storage.write_json(
-            self.path("run.json"),
+            self.path(RUN_FILE),
             {
                 "command": [*sys.argv],
                 "overrides": overrides,
@@ -192,10 +224,10 @@ class Run:
 
 
 @contextlib.contextmanager
-def held(root: str) -> Iterator[None]:
+def lock(root: str) -> Iterator[None]:
     """Keep other commands out of a run folder meanwhile; the lock dies with this process, however that ends.
 
-    Raises UserError naming the process that has it. Buckets have no locks: see `cluster.held`.
+    Raises UserError naming the process that has it. Buckets have no locks: see `cluster.reserve`.
     """
     if storage.is_remote(root):
         yield
@@ -216,12 +248,12 @@ def held(root: str) -> Iterator[None]:
 
 
 def this_process() -> str:
-    """Who works on a run, for another command's error."""
+    """Name of this process, for the error of another command."""
     return f"process {os.getpid()} on {platform.node()} since {datetime.datetime.now():%Y-%m-%d %H:%M:%S}"
 
 
 def in_use(root: str, owner: str) -> str:
-    """What to say to a second command."""
+    """The error of a second command."""
     return f"{root} is in use by {owner}: wait until it ends, stop it, or choose another --run folder"
 
 
@@ -236,14 +268,14 @@ def _write(stage: Stage) -> None:
         "settings": stage.settings,
         "remarks": stage.remarks,
     }
-    storage.write_json(stage.path("stage.json"), entry)
+    storage.write_json(stage.path(STAGE_FILE), entry)
 
 
 def _with_remarks(found: Stage, remarks: dict[str, Any]) -> Stage:
     """A recorded stage beside what is asked for now. An unfinished one goes on with the remarks of now."""
     keys = ", ".join(_differing(found.remarks, remarks))
     said = f"its curves were made with other values of {keys}" if keys else ""
-    return dataclasses.replace(found, changed=said, **({} if found.done else {"remarks": remarks}))
+    return dataclasses.replace(found, changed=said, remarks=found.remarks if found.done else remarks)
 
 
 def _differing(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -260,7 +292,7 @@ Changes = dict[str, dict[str, list[str]]]
 
 
 def _changed_photographs(found: Stage, inputs: dict[str, str], photographs: Manifests) -> Changes:
-    """Of the inputs that differ, those of which it is known which photographs do."""
+    """The changed photographs of each differing input, where they are known."""
     differing = [key for key in _differing(found.inputs, inputs) if key in photographs]
     if not differing or not storage.exists(found.path(PHOTOGRAPHS)):
         return {}

@@ -20,17 +20,10 @@ import pyarrow as pa
 import pyarrow.fs
 import pyarrow.parquet
 
-from ranksr.config import UserError
+from ranksr.errors import StorageError, UserError
 
 S3_ATTEMPTS = 8
-"""With waits that double from 50 ms this rides out 40 to 60 s of a server that is away."""
-
-
-class StorageError(Exception):
-    """A remote store that does not answer, or not as it should.
-
-    No OSError: what is said of a file that cannot be read must not be said of one whose store is away.
-    """
+"""Attempts per request. Waits that double from 50 ms ride out 40 to 60 s of a server that is away."""
 
 
 def is_remote(path: str) -> bool:

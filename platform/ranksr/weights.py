@@ -6,21 +6,22 @@ Our own files are in checkpoints.py.
 import io
 import pathlib
 import re
-from typing import Any
+from typing import Any, Literal
 
 import safetensors.torch
 import torch
 from torch import nn
 
-from ranksr import downloads, storage
-from ranksr.config import FSRCNN, SCALE, Generator, RRDBNet, SRResNet, UserError
+from ranksr import SCALE, downloads, storage
+from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet
+from ranksr.errors import UserError
 
 StateDict = dict[str, torch.Tensor]
 
 WRAPPERS = ("params_ema", "params", "state_dict", "net_g", "generator", "model_state_dict", "model")
 """Keys of a file under which training frameworks keep a network's tensors; what was averaged comes first."""
 PREFIXES = ("module.", "_orig_mod.", "net_g.", "generator.")
-"""What stands before all names of a network that was trained in parallel, compiled, or as a part of another."""
+"""Prefixes of the key names of a network that was trained in parallel, compiled, or as a part of another."""
 
 RENAMES = [
     (re.compile(pattern), name)
@@ -95,11 +96,12 @@ def read_state_dict(path: str) -> StateDict:
         raise UserError(
             f"{path} is no weights file: damaged, of another kind, or with code inside; {remedy}"
         ) from error
-    while isinstance(content, dict) and (inner := next((key for key in WRAPPERS if _is_dict(content, key)), None)):
-        content = content[inner]
-    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    found: Any = content
+    while isinstance(found, dict) and (inner := next((key for key in WRAPPERS if _is_dict(found, key)), None)):
+        found = found[inner]
+    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
         raise UserError(f"{path} holds no named tensors; {remedy}")
-    return _without_prefixes(content)
+    return _without_prefixes(found)
 
 
 def _is_dict(content: dict[str, Any], key: str) -> bool:
@@ -136,7 +138,7 @@ def load_into(module: nn.Module, state_dict: StateDict, source: str) -> None:
 
 
 def import_published(module: nn.Module, state_dict: StateDict, source: str) -> None:
-    """Load a file of the authors, ESRGAN, BasicSR (old and new names) or FSRCNN into the matching network of ours.
+    """Load a file of the authors, ESRGAN, BasicSR (old and new names) or FSRCNN into the matching network.
 
     Key names that no layout explains stay as they are and appear in `load_into`'s error.
     """
@@ -145,7 +147,7 @@ def import_published(module: nn.Module, state_dict: StateDict, source: str) -> N
 
 
 def generator_config(state_dict: StateDict, source: str) -> Generator:
-    """Which generator of ours the weights are of, and of what size. Raises UserError when they are of none."""
+    """Architecture and size of the generator that the weights belong to. Raises UserError when it is none of ours."""
     tensors = {_rename(key): value for key, value in state_dict.items()}
     blocks = 1 + max((int(key.split(".")[1]) for key in tensors if re.match(r"body\.\d+\.", key)), default=-1)
     if "extract.0.weight" in tensors and "mapping.0.weight" in tensors:
@@ -162,7 +164,7 @@ def generator_config(state_dict: StateDict, source: str) -> Generator:
             return RRDBNet(arch="rrdbnet", features=features, blocks=blocks, growth=growth)
         if "body.0.conv1.weight" in tensors:
             _require_upsampling(tensors, SCALE * features, source)
-            skip = "none" if "conv_body.weight" in tensors else "bilinear"
+            skip: Literal["none", "bilinear"] = "none" if "conv_body.weight" in tensors else "bilinear"
             return SRResNet(arch="srresnet", features=features, blocks=blocks, skip=skip)
     raise UserError(
         f"{source} holds no generator that ranksr knows (first keys: {', '.join(list(state_dict)[:3])}): "
@@ -174,7 +176,7 @@ NOT_X4_RGB = "{source} is not a x4 RGB network ({why}): give weights that make R
 
 
 def _require_channels(tensors: StateDict, first: str, last: str, channels: int, source: str) -> None:
-    """Raise UserError where the first and the last convolution do not take and give so many channels."""
+    """Raise UserError unless the first convolution takes, and the last one gives, `channels` channels."""
     found = tensors[first].shape[1]
     kinds = {1: "it takes grey", 4: "it takes RGBA", 12: "it is x2, behind a pixel unshuffle", 48: "it is x1"}
     if found != channels:
@@ -186,14 +188,14 @@ def _require_channels(tensors: StateDict, first: str, last: str, channels: int, 
 
 
 def _require_upsampling(tensors: StateDict, channels: int, source: str) -> None:
-    """Raise UserError for a network that does not double the size twice, by convolutions to so many channels."""
+    """Raise UserError for a network that does not double the size twice, by convolutions to `channels` channels."""
     steps = [key for key in tensors if re.fullmatch(r"conv_up\d\.weight", key)]
     if len(steps) != 2 or any(len(tensors[key]) != channels for key in steps):
         raise UserError(NOT_X4_RGB.format(source=source, why="its upsampling is of another scale"))
 
 
 FLAT_LEVELS = 16
-"""How far, in grey levels of 255, a flat grey image may move or ripple: trained networks keep within a few, an FSRCNN
+"""Largest change, in grey levels of 255, of a flat grey image: trained networks keep within a few, an FSRCNN
 of x2 or x3, whose file has the shapes of x4, misses by over 50."""
 
 
@@ -226,7 +228,7 @@ def _rename(key: str) -> str:
 
 
 def _stack_index(found: re.Match[str]) -> int:
-    """Where convolution `stage`_`half` stands in `strided_stack`: the first is followed by 1 layer, the others by 2."""
+    """Index of convolution `stage`_`half` in `strided_stack`: the first is followed by 1 layer, the others by 2."""
     number = 2 * int(found[1]) + int(found[2])
     return max(3 * number - 1, 0)
 

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from ranksr import pipeline, storage
-from ranksr.ablation import results, tune
+from ranksr.ablation import results, waves
 from ranksr.ablation.schedule import plan_trial
 from ranksr.ablation.study import Listed, Study, Trial, prepare, varied
 from ranksr.config import Config, load_config
+from ranksr.report.ablation.records import Record
 from ranksr.runs import Run, Stage
 
 NAN = float("nan")
@@ -60,7 +61,7 @@ def pretend(run: Run, stages: list[Stage], psnr: float) -> None:
 
 
 @pytest.fixture
-def rows(config: Config, run: Run) -> dict[tuple[str, int], results.Row]:
+def rows(config: Config, run: Run) -> dict[tuple[str, int], Record]:
     """Of an ablation: `one` is done with both seeds, `two` has failed and stopped, `three` waits."""
     trials = prepare({"pixel": STUDY}, config)
     plans = plans_of(trials, run)
@@ -73,21 +74,21 @@ def rows(config: Config, run: Run) -> dict[tuple[str, int], results.Row]:
         run, "pixel", STUDY, trials, plans_of(trials, run), errors, results.Known(varied(trials))
     )
     results.write_tensorboard(run, "pixel", STUDY, trials, found)
-    return {(row["trial"], row["seed"]): row for row in found}
+    return {(row.trial, row.seed): row for row in found}
 
 
-def test_each_trial_and_seed_has_its_state(rows: dict[tuple[str, int], results.Row], run: Run) -> None:
-    assert {key: row["state"] for key, row in rows.items()} == {
+def test_each_trial_and_seed_has_its_state(rows: dict[tuple[str, int], Record], run: Run) -> None:
+    assert {key: row.state for key, row in rows.items()} == {
         ("one", 0): "done", ("one", 1): "done", ("two", 0): "failed", ("two", 1): "stopped",
         ("three", 0): "waiting", ("three", 1): "waiting",
     }  # fmt: skip
-    assert rows["two", 0]["error"] == "out of memory"
-    assert (rows["two", 1]["step"], rows["two", 1]["steps"], rows["two", 1]["validation"]) == (2, 4, {"psnr": 11.0})
-    assert rows["one", 1]["settings"] == {WEIGHT: 1.0}
-    assert rows["one", 1]["validation"]["psnr"] == 26.0
-    assert rows["one", 1]["seconds"] == 8.0  # training and evaluation; the rest is the run's
-    assert rows["one", 0]["stages"]["patches"] == "patches"
-    assert storage.exists(run.path(rows["one", 0]["stages"]["evaluation"], "scores.parquet"))
+    assert rows["two", 0].error == "out of memory"
+    assert (rows["two", 1].step, rows["two", 1].steps, rows["two", 1].validation) == (2, 4, {"psnr": 11.0})
+    assert rows["one", 1].settings == {WEIGHT: 1.0}
+    assert rows["one", 1].validation["psnr"] == 26.0
+    assert rows["one", 1].seconds == 8.0  # training and evaluation; the rest is the run's
+    assert rows["one", 0].stages["patches"] == "patches"
+    assert storage.exists(run.path(rows["one", 0].stages["evaluation"], "scores.parquet"))
     told = storage.read_json(run.path("ablation", "pixel", "results.json"))
     assert (told["base"], told["varied"], told["search"], told["table"]) == ("one", [WEIGHT], None, None)
 
@@ -97,7 +98,7 @@ def test_a_stopped_trial_that_becomes_the_base_is_taken_up_again(config: Config,
     other = STUDY.model_copy(update={"compared_to": "two"})
     trials = prepare({"pixel": other}, config)
     rows = results.write_results(run, "pixel", other, trials, plans_of(trials, run), {}, results.Known(varied(trials)))
-    assert {row["state"] for row in rows if row["trial"] == "two"} == {"waiting"}
+    assert {row.state for row in rows if row.trial == "two"} == {"waiting"}
 
 
 @pytest.mark.usefixtures("rows")
@@ -131,9 +132,7 @@ def test_tensorboard_has_a_run_a_trial_with_what_it_varied_and_its_final_scores(
     assert "custom_scalars__config__" in events.Tags()["tensors"]
 
 
-def test_a_rerun_leaves_one_event_file_a_trial(
-    rows: dict[tuple[str, int], results.Row], config: Config, run: Run
-) -> None:
+def test_a_rerun_leaves_one_event_file_a_trial(rows: dict[tuple[str, int], Record], config: Config, run: Run) -> None:
     results.write_tensorboard(run, "pixel", STUDY, prepare({"pixel": STUDY}, config), list(rows.values()))
     assert len(storage.list_files(run.path("tensorboard", "ablation", "pixel"))) == 6
 
@@ -145,7 +144,7 @@ def test_what_is_read_when_a_trial_is_through_does_not_grow_with_their_number(
     listed = tuple(Listed(name=f"t{i}", overrides=(f"{WEIGHT}={i + 2}",)) for i in range(num_trials))
     study = STUDY.model_copy(update={"trials": listed, "seeds": (0,)})
     context = pipeline.Context(config, run, start_ray=lambda: None)
-    asked = tune._Asked({"many": study}, prepare({"many": study}, config), context)
+    asked = waves._Command({"many": study}, prepare({"many": study}, config), context)
     asked.write("many", asked.plans(), {})
     counts: list[int] = []
     for trial in asked.trials:
@@ -154,4 +153,4 @@ def test_what_is_read_when_a_trial_is_through_does_not_grow_with_their_number(
             rows = asked.write("many", {trial.key: asked.plan(trial.key)}, {})
         counts.append(request.call_count)
     assert set(counts) == {18}  # for one trial, whatever the number of the others
-    assert [row["state"] for row in rows] == ["done"] * num_trials
+    assert [row.state for row in rows] == ["done"] * num_trials

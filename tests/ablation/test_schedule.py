@@ -4,7 +4,7 @@ import pathlib
 
 from ranksr import pipeline
 from ranksr.ablation.schedule import cost, next_wave, plan_trial
-from ranksr.config import Config, load_config
+from ranksr.config import Config, load_config, with_overrides
 from ranksr.runs import Run, Stage
 
 
@@ -85,7 +85,7 @@ def test_a_training_that_early_stopping_looks_at_is_shared_only_with_the_same_va
     run = Run(str(tmp_path / "run"))
     for stage in pipeline.plan(pipeline.Context(config, run, start_ray=lambda: None)):
         run.finish(stage, {})  # nothing of it was computed
-    other = config.with_overrides(["validation.num_patches=1"])
+    other = with_overrides(config, ["validation.num_patches=1"])
 
     def training(of: Config, watched: str | None) -> Stage:
         return next(stage for stage in plan_trial(of, run, {}, watched) if stage.name == "srresnet")

@@ -5,7 +5,8 @@ import pathlib
 import pytest
 
 from ranksr.ablation.study import load_studies, prepare, varied
-from ranksr.config import Config, UserError, load_config
+from ranksr.config import Config, load_config
+from ranksr.errors import UserError
 
 ABLATIONS = pathlib.Path(__file__).parents[2] / "configs" / "ablations"
 FILES = sorted(str(path.relative_to(ABLATIONS)) for path in ABLATIONS.rglob("*.yaml"))

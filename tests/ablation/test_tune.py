@@ -6,9 +6,9 @@ import shutil
 import pytest
 
 from ranksr import pipeline, storage
-from ranksr.ablation import results, tune
+from ranksr.ablation import early_stopping, results, waves
 from ranksr.ablation.study import EarlyStopping, Listed, Study
-from ranksr.config import load_config
+from ranksr.config import load_config, with_overrides
 from ranksr.runs import Run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -42,19 +42,19 @@ def test_trials_that_need_the_same_new_stage_build_it_once_and_a_failure_stops_n
             Listed(name="broken", overrides=("methods.srresnet.train.learning_rate=1e30",)),
         ),
     )
-    rows = {row["trial"]: row for row in tune.run_studies({"shared": study}, finished)["shared"]}
-    assert {name: row["state"] for name, row in rows.items()} == {"a": "done", "b": "done", "broken": "failed"}
-    assert "not finite" in rows["broken"]["error"]
+    rows = {row.trial: row for row in waves.run_studies({"shared": study}, finished)["shared"]}
+    assert {name: row.state for name, row in rows.items()} == {"a": "done", "b": "done", "broken": "failed"}
+    assert "not finite" in rows["broken"].error
     assert len(built(finished.run, "patches")) == 1
     assert len(built(finished.run, "srresnet")) == 3
     assert built(finished.run, "calibration_niqe") == []  # the run's
-    assert rows["a"]["stages"]["calibration_niqe"] == "calibration_niqe"
+    assert rows["a"].stages["calibration_niqe"] == "calibration_niqe"
     table = storage.read_table(finished.run.path("ablation", "shared", "results.parquet"))
     assert table.schema == results.SCHEMA
     assert set(table["trial"].to_pylist()) == {"a", "b"}
     before = storage.list_files(finished.run.trials.root)
-    again = tune.run_studies({"shared": study.model_copy(update={"trials": study.trials[:2]})}, finished)
-    assert [row["state"] for row in again["shared"]] == ["done", "done"]
+    again = waves.run_studies({"shared": study.model_copy(update={"trials": study.trials[:2]})}, finished)
+    assert [row.state for row in again["shared"]] == ["done", "done"]
     assert storage.list_files(finished.run.trials.root) == before
 
 
@@ -70,17 +70,17 @@ def test_a_bad_trial_is_stopped_while_it_trains_and_not_taken_up_again(finished:
         ),
         early_stopping=EarlyStopping(metric="psnr", grace_fraction=0.1, reduction_factor=2),
     )
-    one_by_one = finished.config.with_overrides(["compute.max_concurrent_trials=1"])
+    one_by_one = with_overrides(finished.config, ["compute.max_concurrent_trials=1"])
     context = pipeline.Context(one_by_one, finished.run, start_ray=lambda: None)
-    rows = {row["trial"]: row for row in tune.run_studies({"rates": study}, context)["rates"]}
-    assert rows["good"]["state"] == "done"
-    assert rows["bad"]["state"] == "stopped"
-    assert 60 <= rows["bad"]["step"] < 600
-    assert rows["bad"]["validation"]["psnr"] < rows["good"]["validation"]["psnr"]
-    stage = finished.run.path(rows["bad"]["stages"]["srresnet"])
+    rows = {row.trial: row for row in waves.run_studies({"rates": study}, context)["rates"]}
+    assert rows["good"].state == "done"
+    assert rows["bad"].state == "stopped"
+    assert 60 <= rows["bad"].step < 600
+    assert rows["bad"].validation["psnr"] < rows["good"].validation["psnr"]
+    stage = finished.run.path(rows["bad"].stages["srresnet"])
     assert storage.read_json(f"{stage}/stage.json")["done"] is False
     assert storage.list_files(f"{stage}/checkpoints")  # it could go on
-    again = {row["trial"]: row for row in tune.run_studies({"rates": study}, context)["rates"]}
+    again = {row.trial: row for row in waves.run_studies({"rates": study}, context)["rates"]}
     assert again == rows
 
 
@@ -95,13 +95,13 @@ def test_trials_make_their_rank_datasets_side_by_side_and_a_mistake_in_a_worker_
         trials=(Listed(name="mistake", overrides=("ranker.min_gap=1000",)),),
     )
     capsys.readouterr()
-    mistake, *rows = tune.run_studies({"strides": study}, finished)["strides"]
-    assert [row["state"] for row in rows] == ["done"] * 3
+    mistake, *rows = waves.run_studies({"strides": study}, finished)["strides"]
+    assert [row.state for row in rows] == ["done"] * 3
     assert len(built(finished.run, "rank_dataset")) == 4
     # A user's mistake in a worker ends its trial at once, with its one line.
-    assert mistake["state"] == "failed"
-    assert "ranker: " in mistake["error"]
-    assert "has no training location whose methods differ on niqe by more than ranker.min_gap=1000" in mistake["error"]
+    assert mistake.state == "failed"
+    assert "ranker: " in mistake.error
+    assert "has no training location whose methods differ on niqe by more than ranker.min_gap=1000" in mistake.error
     assert "Traceback" not in "".join(capsys.readouterr())
 
 
@@ -112,7 +112,7 @@ def test_early_stopping_remembers_the_trials_of_an_earlier_start_and_spares_the_
     stage = pipeline.plan(finished)[0]
     stopped = []
     keys = ("s/base/0", "s/late/0")
-    scheduler = tune.Stopping(
+    scheduler = early_stopping.Stopping(
         early, 100, dict.fromkeys(keys, stage), lambda *record: stopped.append(record), {"s/base/0"}
     )
     scheduler.replay({str(i): [{"step": 10, "split": "val", "psnr": 25.0 + i}] for i in range(3)})

@@ -10,8 +10,8 @@ import sqlite3
 import pytest
 
 from ranksr import storage
-from ranksr.config import UserError
 from ranksr.data import digests
+from ranksr.errors import UserError
 
 
 @pytest.fixture(autouse=True)

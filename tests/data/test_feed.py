@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from ranksr import images
-from ranksr.data import feed, patches
+from ranksr.data import feed
 from ranksr.data.labels import Labels
+from ranksr.stages import patches
 
 
 @pytest.fixture

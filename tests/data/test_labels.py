@@ -8,8 +8,9 @@ import pytest
 
 from ranksr import images, storage
 from ranksr.config import Config
-from ranksr.data import labels, rank_dataset
+from ranksr.data import labels
 from ranksr.data.local_copy import read_parts
+from ranksr.stages import rank_dataset
 
 
 @pytest.fixture

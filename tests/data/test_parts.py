@@ -9,22 +9,19 @@ import pyarrow as pa
 import pytest
 
 from ranksr import images, storage
-from ranksr.config import UserError
-from ranksr.data import parts, patches, sources
+from ranksr.data import parts, sources
+from ranksr.errors import UserError
+from ranksr.stages import patches
 
 pytestmark = pytest.mark.ray
 
 
-def count_letters(part: parts.Row) -> parts.Row:
+def count_letters(part: parts.Part) -> parts.Content:
     """A row per photograph; those named bad are rejected."""
-    good = [photo for photo in part["photos"] if "bad" not in photo["image_id"]]
-    rejected = [{"path": photo["path"], "reason": "bad name"} for photo in part["photos"] if photo not in good]
-    return {
-        **part,
-        "rows": [{"image_id": photo["image_id"]} for photo in good],
-        "rejected": rejected,
-        "counts": {"seen": len(good)},
-    }
+    photos = [each.photo for each in part.photos]
+    good = [photo for photo in photos if "bad" not in photo.image_id]
+    rejected = [parts.Rejected(photo.path, "bad name") for photo in photos if photo not in good]
+    return parts.Content([{"image_id": photo.image_id} for photo in good], rejected, {"seen": len(good)})
 
 
 def make_photos(*names: str) -> list[sources.Photo]:
@@ -34,13 +31,22 @@ def make_photos(*names: str) -> list[sources.Photo]:
 def run(
     folder: pathlib.Path, names: list[str], per_part: int = 2, photos: list[sources.Photo] | None = None
 ) -> dict[str, bytes]:
-    sink = parts.PartSink(str(folder), pa.schema([("image_id", pa.string())]))
-    parts.run_job("test", photos or make_photos(*names), per_part, count_letters, sink)
+    job = parts.Job("test", str(folder), pa.schema([("image_id", pa.string())]), count_letters, per_part)
+    parts.run_job(job, parts.describe(photos or make_photos(*names)))
     return {path.name: path.read_bytes() for path in folder.glob("part-*")}
 
 
 def groups(photos: list[sources.Photo], most_images: int) -> list[list[str]]:
-    return [[photo.image_id for photo in part] for part in parts.split(photos, most_images)]
+    return [[each.photo.image_id for each in part] for part in parts.split(parts.describe(photos), most_images)]
+
+
+def plan(
+    photos: list[sources.Photo], given: dict[str, str] | None = None, digest: str = "", held_out: str = ""
+) -> dict[str, parts.Part]:
+    """Of photographs, for each of which another file may be `given` by its path."""
+    of_photos = {"theirs": given} if given else {}
+    digests = dict.fromkeys((given or {}).values(), digest)
+    return parts.plan(parts.describe(photos, of_photos, digests, {held_out}), 2)
 
 
 def test_each_group_of_photographs_is_one_file(ray_cluster: None, tmp_path: pathlib.Path) -> None:
@@ -61,17 +67,17 @@ def test_a_photograph_that_comes_or_goes_changes_the_parts_around_it_and_no_othe
 
 
 def test_a_part_is_named_after_all_that_decides_its_rows() -> None:
-    one = parts.plan(make_photos("sub/ä b"), 2, {}, {}, ())
+    one = plan(make_photos("sub/ä b"))
     (name,) = one
     assert re.fullmatch(r"part-sub_b-[0-9a-f]{16}.parquet", name)
     elsewhere = [sources.Photo("sub/ä b", "/moved", 7, digest="content of sub/ä b")]
-    assert parts.plan(elsewhere, 2, {}, {}, ()).keys() == one.keys()
-    given = {"theirs": {"sub/ä b": "/theirs/b.png"}}
+    assert plan(elsewhere).keys() == one.keys()
+    given = {"sub/ä b": "/theirs/b.png"}
     others = [
-        parts.plan([sources.Photo("sub/ä b", "/photos/b", digest="mended")], 2, {}, {}, ()),
-        parts.plan(make_photos("sub/ä b"), 2, {}, {}, {"sub/ä b"}),
-        parts.plan(make_photos("sub/ä b"), 2, given, {"/theirs/b.png": "one"}, ()),
-        parts.plan(make_photos("sub/ä b"), 2, given, {"/theirs/b.png": "mended"}, ()),
+        plan([sources.Photo("sub/ä b", "/photos/b", digest="mended")]),
+        plan(make_photos("sub/ä b"), held_out="sub/ä b"),
+        plan(make_photos("sub/ä b"), given, "one"),
+        plan(make_photos("sub/ä b"), given, "mended"),
     ]
     assert len({*one, *(name for other in others for name in other)}) == 5
 

@@ -25,12 +25,12 @@ SCHEMA = pa.schema([("image_id", pa.string())])
 class Sleeper:
     def __call__(self, part):
         time.sleep(0.05)  # what an SR network takes, without what it takes of a core
-        return {**part, "rejected": [], "images": []}
+        return part
 
 
 def rows(part):
     time.sleep(0.05)
-    return {**part, "rows": [{"image_id": photo["image_id"]} for photo in part["photos"]], "counts": {}}
+    return parts.Content([{"image_id": each.photo.image_id} for each in part.photos], [])
 
 
 def job(number, delay):
@@ -39,7 +39,7 @@ def job(number, delay):
     begin = time.monotonic()
     # As many actors as the cluster has CPUs: what compute.upscale_actors=null means.
     actors = parts.Actors(Sleeper, (), int(ray.cluster_resources()["CPU"]), 0)
-    parts.run_job(f"job {number}", photos, 2, rows, parts.PartSink(f"{folder}/{number}", SCHEMA), actors)
+    parts.run_job(parts.Job(f"job {number}", f"{folder}/{number}", SCHEMA, rows, 2, actors), parts.describe(photos))
     return time.monotonic() - begin
 
 

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from ranksr.config import UserError
 from ranksr.data import sources
+from ranksr.errors import UserError
 
 
 def test_a_folder_gives_its_images_in_order_and_nothing_else(tmp_path: pathlib.Path) -> None:

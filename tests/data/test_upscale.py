@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from ranksr import checkpoints, images, weights
-from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet, UserError
-from ranksr.data import sources, upscale
+from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet
+from ranksr.data import parts, sources, upscale
+from ranksr.errors import UserError
 from ranksr.models import build_generator
 
 
@@ -19,10 +20,11 @@ def generator() -> torch.nn.Module:
     return build_generator(SRResNet(arch="srresnet", features=8, blocks=2, skip="bilinear")).eval()
 
 
-def call(methods: dict[str, str], photo: pathlib.Path, given: dict[str, str] | None = None) -> dict:
+def call(methods: dict[str, str], photo: pathlib.Path, given: dict[str, str] | None = None) -> upscale.UpscaledPart:
     """One photograph through an Upscaler."""
-    row = {"image_id": photo.stem, "path": str(photo), "given": list((given or {}).items())}
-    return upscale.Upscaler(methods, smallest_px=32, num_gpus=0)({"part": 0, "photos": [row]})
+    files = {name: {photo.stem: path} for name, path in (given or {}).items()}
+    described = parts.describe([sources.Photo(photo.stem, str(photo))], files)
+    return upscale.Upscaler(methods, smallest_px=32, num_gpus=0)(parts.Part("part", tuple(described)))
 
 
 def test_tiles_give_the_image_that_the_whole_gives(
@@ -41,8 +43,8 @@ def test_a_photograph_of_30000_px_width_is_upscaled(generator: torch.nn.Module, 
     (tmp_path / "wide.png").write_bytes(images.encode_png(wide))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoints, "load_generator", lambda _: generator)
-        (done,) = call({"small": "weights", "bicubic": "bicubic"}, tmp_path / "wide.png")["images"]
-    assert [images.decode(png).shape for png in done["pngs"]] == [wide.shape, wide.shape]
+        (done,) = call({"small": "weights", "bicubic": "bicubic"}, tmp_path / "wide.png").photos
+    assert [picture.shape for picture in done.pictures.values()] == [wide.shape, wide.shape]
 
 
 def test_images_made_elsewhere_are_taken_as_they_are(photographs: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -50,8 +52,8 @@ def test_images_made_elsewhere_are_taken_as_they_are(photographs: pathlib.Path, 
     (tmp_path / "coffee.png").write_bytes(images.encode_png(255 - hr))
     (done,) = call(
         {"theirs": "given", "hr": "hr"}, photographs / "coffee.png", {"theirs": str(tmp_path / "coffee.png")}
-    )["images"]
-    assert np.array_equal(images.decode(done["pngs"][0]), 255 - hr)
+    ).photos
+    assert np.array_equal(done.pictures["theirs"], 255 - hr)
 
 
 @pytest.mark.parametrize(
@@ -68,18 +70,18 @@ def test_an_unusable_image_made_elsewhere_rejects_the_photograph_by_name(
     given = {"theirs": str(tmp_path / "coffee.png")} if content is not None else {}
     (tmp_path / "coffee.png").write_bytes(content or b"")
     part = call({"theirs": "given"}, photographs / "coffee.png", given)
-    assert part["images"] == []
-    assert part["rejected"][0]["path"] == str(photographs / "coffee.png")
-    assert reason in part["rejected"][0]["reason"]
+    assert part.photos == []
+    assert part.rejected[0].path == str(photographs / "coffee.png")
+    assert reason in part.rejected[0].reason
 
 
 def test_a_bare_state_dict_is_a_method(
     generator: torch.nn.Module, photographs: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
     torch.save({f"module.{key}": value for key, value in generator.state_dict().items()}, tmp_path / "their.pth")
-    (done,) = call({"theirs": str(tmp_path / "their.pth")}, photographs / "coffee.png")["images"]
+    (done,) = call({"theirs": str(tmp_path / "their.pth")}, photographs / "coffee.png").photos
     lr = images.downscale(images.decode((photographs / "coffee.png").read_bytes()))
-    assert np.array_equal(images.decode(done["pngs"][0]), upscale.upscale(generator, lr))
+    assert np.array_equal(done.pictures["theirs"], upscale.upscale(generator, lr))
 
 
 @pytest.mark.parametrize(
@@ -127,6 +129,5 @@ def test_a_network_that_gives_nan_ends_the_job_by_its_name_and_the_images(
     tensors["conv_hr.bias"][0] = float("nan")
     config = SRResNet(arch="srresnet", features=8, blocks=2, skip="bilinear")
     checkpoints.save_generator(str(tmp_path / "own.pt"), config, tensors, {})
-    found = call({"broken": str(tmp_path / "own.pt")}, photographs / "coffee.png")
-    assert "images" not in found  # nothing of it is scored or stored
-    assert f"broken gives NaN for {photographs / 'coffee.png'}" in found["error"]
+    with pytest.raises(UserError, match=f"broken gives NaN for {photographs / 'coffee.png'}"):
+        call({"broken": str(tmp_path / "own.pt")}, photographs / "coffee.png")

@@ -7,8 +7,8 @@ import pytest
 import skimage.data
 
 from ranksr.images import luma
-from ranksr.metrics.ma import MaModel, save_ma_model
-from ranksr.metrics.ma_fit import fit_ma_model
+from ranksr.metrics.ma.fit import fit_ma_model
+from ranksr.metrics.ma.model import MaModel, save_ma_model
 from ranksr.metrics.niqe import NiqeModel, fit_niqe_model, save_niqe_model
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import skimage.data
 
-from ranksr.config import UserError
+from ranksr.errors import UserError
 from ranksr.metrics.external import external_score
 from ranksr.metrics.table import as_lower_better, metric_info
 

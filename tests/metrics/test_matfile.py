@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import scipy.io
 
-from ranksr.config import UserError
-from ranksr.metrics.ma import load_ma_model
+from ranksr.errors import UserError
+from ranksr.metrics.ma.model import load_ma_model
 from ranksr.metrics.matfile import read_matfile
 from ranksr.metrics.niqe import load_niqe_model
 
@@ -82,8 +82,8 @@ def test_another_or_a_cut_off_file_is_named(data: bytes, says: str) -> None:
 
 FUZZ = """
 import pathlib, random, sys
-from ranksr.config import UserError
-from ranksr.metrics.ma import load_ma_model
+from ranksr.errors import UserError
+from ranksr.metrics.ma.model import load_ma_model
 from ranksr.metrics.niqe import load_niqe_model
 
 rng, outcomes = random.Random(0), set()
@@ -107,7 +107,7 @@ print(sorted(outcomes))
 
 def test_damaged_files_never_end_the_process(tmp_path: pathlib.Path) -> None:
     """In a process of its own, so that the suite would survive what it looks for."""
-    from tests.metrics.test_ma import _published  # a small model of Ma
+    from tests.metrics.ma.test_model import _published  # a small model of Ma
 
     paths = []
     for compressed in (False, True):

@@ -3,7 +3,7 @@ import pytest
 import scipy.io
 import skimage.data
 
-from ranksr.config import UserError
+from ranksr.errors import UserError
 from ranksr.images import decode
 from ranksr.metrics.niqe import (
     BLOCK_PX,

@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from ranksr import config, images
-from ranksr.config import UserError
+from ranksr.errors import UserError
 from ranksr.models import build_features
 from ranksr.models.features import PUBLISHED_URLS, Features, squeezenet, vgg19
 

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from ranksr import config, images, weights
-from ranksr.metrics.psnr import psnr
+from ranksr.metrics.fidelity import psnr
 from ranksr.models import build_generator
 
 SMALL = {

@@ -12,7 +12,7 @@ import pytest
 from ranksr import images, storage
 from ranksr.config import Config
 from ranksr.report import Story, read_ablations
-from ranksr.report.ablations import Ablation
+from ranksr.report.ablation.records import Ablation
 
 METHODS = ("bicubic", "srgan", "ranksrgan", "hr")
 TEXTS = ("method", "test_set", "image", "metric")
@@ -31,7 +31,7 @@ def make_config(**changes: Any) -> Config:
         "scoring": {"niqe_model": "fit"},
         "validation": {"num_patches": 2},
         "perceptual": {"weights": "random", "criterion": "mse"},
-        "rank_content": {"reduction": "mean", "ranker_bn": "running"},
+        "rank_content_loss": {"reduction": "mean", "ranker_bn": "running"},
         "methods": {
             "srgan": gan | {"weights": {"perceptual": 1, "adversarial": 0.005}},
             "ranksrgan": gan | {"weights": {"perceptual": 1, "adversarial": 0.005, "rank_content": 0.03}},

@@ -6,8 +6,8 @@ import re
 import numpy as np
 import pyarrow as pa
 
-from ranksr.data import statistics
 from ranksr.report import figures
+from ranksr.report.rank import statistics
 
 
 def rows(split, tag, values, every=10):

@@ -14,8 +14,8 @@ import yaml
 
 from ranksr import images
 from ranksr.config import Config
-from ranksr.data import statistics
 from ranksr.report import build_report, page, results_table_text, tables
+from ranksr.report.rank import statistics
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 

@@ -9,10 +9,9 @@ from collections.abc import Iterator
 import pytest
 import werkzeug.test
 
-from ranksr import config_files
-from ranksr.config import Config
-from ranksr.data.score import Judge
-from ranksr.train import launch
+from ranksr.config import Config, files
+from ranksr.metrics.engine import Judge
+from ranksr.train import jobs
 from ranksr.train.journal import Journal, Place
 
 METRICS = {"val/niqe", "val/psnr", "val/pi", "val/srocc", "val/pair_accuracy", "val/score_distance"}
@@ -22,13 +21,13 @@ METRICS = {"val/niqe", "val/psnr", "val/pi", "val/srocc", "val/pair_accuracy", "
 def board(tmp_path: pathlib.Path, demo: Config) -> Iterator[werkzeug.test.Client]:
     """A TensorBoard, in this process, of the first events of a generator's training and of the Ranker's."""
     for job in (
-        launch.SRJob(demo, "ranksrgan", "", None, None, Judge("pirm", "", "ma.forest")),
-        launch.RankerJob(demo, ""),
+        jobs.SRJob(demo, "ranksrgan", "", None, None, Judge("pirm", "", "ma.forest")),
+        jobs.RankerJob(demo, ""),
     ):
         name = getattr(job, "method", "ranker")
-        texts = {"command": "ranksr full_pipeline x.yaml", "config": config_files.to_text(demo.model_dump(mode="json"))}
+        texts = {"command": "ranksr full_pipeline x.yaml", "config": files.to_text(demo.model_dump(mode="json"))}
         folder = str(tmp_path / "tensorboard" / name)
-        place = Place(name, str(tmp_path / name), folder, job.settings, launch._experiment(demo), texts)
+        place = Place(name, str(tmp_path / name), folder, job.settings, jobs.experiment(demo), texts)
         journal = Journal(place, 0)
         journal.add(1, "val", {"srocc": 0.5} if name == "ranker" else {"niqe": 5.0, "psnr": 25.0})
         journal.close()

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ranksr import images, storage
-from ranksr.config import Config
+from ranksr.config import Config, with_overrides
 from ranksr.data.feed import PairFeed
 from ranksr.data.labels import Labels
 from ranksr.train.journal import Place
@@ -32,7 +32,7 @@ def labels(photograph: np.ndarray) -> Labels:
 @pytest.mark.parametrize("target", ["rank", "regression"])
 def test_a_ranker_learns_an_order_it_can_see(demo: Config, labels: Labels, target: str) -> None:
     torch.manual_seed(0)
-    config = demo.with_overrides(["ranker.features=4", f"ranker.target={target}", "ranker.clamp=5"]).ranker
+    config = with_overrides(demo, ["ranker.features=4", f"ranker.target={target}", "ranker.clamp=5"]).ranker
     learner, feed = RankerLearner(config, labels, range(16), World()), PairFeed(labels, seed=0)
     for step in range(40):
         learner.update(feed.batch(range(step * 8, step * 8 + 8)), step)
@@ -45,7 +45,7 @@ def test_a_ranker_learns_an_order_it_can_see(demo: Config, labels: Labels, targe
 def test_a_better_image_gets_a_lower_ranking_score(demo: Config, labels: Labels) -> None:
     """The sign trap of Eq. 4: Eq. 3 and Eq. 9 want lower scores for better images."""
     torch.manual_seed(0)
-    learner = RankerLearner(demo.with_overrides(["ranker.features=4"]).ranker, labels, [], World())
+    learner = RankerLearner(with_overrides(demo, ["ranker.features=4"]).ranker, labels, [], World())
     feed = PairFeed(labels, seed=0)
     for step in range(40):
         learner.update(feed.batch(range(step * 8, step * 8 + 8)), step)
@@ -58,7 +58,7 @@ def test_a_better_image_gets_a_lower_ranking_score(demo: Config, labels: Labels)
 
 
 def test_every_step_says_how_many_pairs_are_in_wrong_order(demo: Config, labels: Labels) -> None:
-    learner = RankerLearner(demo.with_overrides(["ranker.features=4"]).ranker, labels, [], World())
+    learner = RankerLearner(with_overrides(demo, ["ranker.features=4"]).ranker, labels, [], World())
     terms = learner.update(PairFeed(labels, seed=0).batch(range(8)), 0)
     assert set(terms) == {"margin_ranking", "pair_error"}
     assert 0 <= float(terms["pair_error"]) <= 1
@@ -67,7 +67,7 @@ def test_every_step_says_how_many_pairs_are_in_wrong_order(demo: Config, labels:
 def test_a_finished_ranker_leaves_its_scores_of_every_validation_location(
     demo: Config, labels: Labels, tmp_path: pathlib.Path
 ) -> None:
-    config = demo.with_overrides(["ranker.features=4", "ranker.min_gap=1.5"])
+    config = with_overrides(demo, ["ranker.features=4", "ranker.min_gap=1.5"])
     learner = RankerLearner(config.ranker, labels, [0], World())
     learner.save_weights(str(tmp_path / "weights.pt"), {})
     found = RankerJob(config, "").conclude(learner, Place("ranker", str(tmp_path), ""), World())

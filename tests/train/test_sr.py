@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from ranksr import checkpoints, images
-from ranksr.config import Compute, Config
+from ranksr.config import Compute, Config, with_overrides
 from ranksr.data.feed import Batch, shard
-from ranksr.data.score import Judge
+from ranksr.metrics.engine import Judge
 from ranksr.metrics.scores import Score, unscorable
 from ranksr.models import build_ranker
 from ranksr.train import loop
@@ -34,7 +34,7 @@ SMALL = [
 
 @pytest.fixture
 def config(demo: Config) -> Config:
-    return demo.with_overrides(SMALL)
+    return with_overrides(demo, SMALL)
 
 
 def learner(
@@ -46,7 +46,7 @@ def learner(
     torch.manual_seed(0)
     ranker = build_ranker(config.ranker) if config.methods[name].weights.rank_content else None
     return SRLearner(
-        config.methods[name], config.perceptual, config.discriminator, config.rank_content, judge, world, None, ranker, []
+        config.methods[name], config.perceptual, config.discriminator, config.rank_content_loss, judge, world, None, ranker, []
     )  # fmt: skip
 
 
@@ -78,7 +78,7 @@ def test_a_network_whose_weight_is_0_is_not_built(config: Config) -> None:
 
 
 def test_a_rank_content_weight_of_0_is_srgan_exactly(config: Config, batch: Batch) -> None:
-    without = config.with_overrides(["methods.ranksrgan.weights.rank_content=0"])
+    without = with_overrides(config, ["methods.ranksrgan.weights.rank_content=0"])
     first, second = learner(config, "srgan"), learner(without, "ranksrgan")
     for step in range(2):
         first.update(batch, step)
@@ -98,7 +98,7 @@ def test_the_frozen_networks_do_not_change(config: Config, batch: Batch) -> None
 
 @pytest.mark.parametrize(("mode", "training"), [("running", False), ("batch", True)])
 def test_the_rankers_batch_norm_follows_the_config(config: Config, mode: str, training: bool) -> None:
-    trained = learner(config.with_overrides([f"rank_content.ranker_bn={mode}"]), "ranksrgan")
+    trained = learner(with_overrides(config, [f"rank_content_loss.ranker_bn={mode}"]), "ranksrgan")
     assert trained.ranker.training is training
 
 
@@ -115,7 +115,7 @@ def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(
     config: Config, batch: Batch, tmp_path: pathlib.Path
 ) -> None:
     changes = ["train.steps=6", "train.validate_every_steps=100", "train.ema_decay=0.5"]
-    config = config.with_overrides([f"methods.ranksrgan.{change}" for change in changes])
+    config = with_overrides(config, [f"methods.ranksrgan.{change}" for change in changes])
     training = config.methods["ranksrgan"].train
     compute = Compute(checkpoint_every_steps=2, log_every_steps=100)
 
@@ -162,7 +162,7 @@ def tensors(state: Any, name: str = "") -> dict[str, torch.Tensor]:
 def test_the_average_of_the_generator_is_what_is_exported_and_validated(
     config: Config, batch: Batch, tmp_path: pathlib.Path
 ) -> None:
-    trained = learner(config.with_overrides(["methods.srresnet.train.ema_decay=0.75"]), "srresnet")
+    trained = learner(with_overrides(config, ["methods.srresnet.train.ema_decay=0.75"]), "srresnet")
     expected = [weight.detach().clone() for weight in trained.generator.parameters()]
     for step in range(2):
         trained.update(batch, step)
@@ -181,7 +181,7 @@ def test_the_average_of_the_generator_is_what_is_exported_and_validated(
 
 def test_averaging_does_not_change_the_training(config: Config, batch: Batch) -> None:
     plain, averaged = (
-        learner(config.with_overrides([f"methods.srgan.train.ema_decay={decay}"]), "srgan") for decay in (0, 0.9)
+        learner(with_overrides(config, [f"methods.srgan.train.ema_decay={decay}"]), "srgan") for decay in (0, 0.9)
     )
     for step in range(2):
         plain.update(batch, step)
@@ -289,7 +289,7 @@ def test_whether_adam_is_fused_is_the_choice_of_the_run_that_resumes(config: Con
 
 def test_under_bf16_networks_round_while_weights_losses_and_states_stay_float32(config: Config, batch: Batch) -> None:
     plain = learner(config, "ranksrgan")
-    rounded = learner(config.with_overrides(["methods.ranksrgan.train.bf16=true"]), "ranksrgan")
+    rounded = learner(with_overrides(config, ["methods.ranksrgan.train.bf16=true"]), "ranksrgan")
     seen = []
     rounded.ranker.features[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
     for step in range(2):

@@ -15,7 +15,7 @@ from ranksr import images, storage
 from ranksr.config import Compute, load_config
 from ranksr.data import sources
 from ranksr.data.feed import Batch, shard
-from ranksr.data.score import Judge
+from ranksr.metrics.engine import Judge
 from ranksr.models import build_discriminator, build_ranker
 from ranksr.train import loop
 from ranksr.train.journal import Place
@@ -44,7 +44,7 @@ def train(folder: str, world: World, overrides: list[str]) -> SRLearner:
     torch.manual_seed(0)
     ranker = build_ranker(config.ranker).eval() if method.weights.rank_content else None
     learner = SRLearner(
-        method, config.perceptual, config.discriminator, config.rank_content, Judge("pirm", "none", None), world, None, ranker, []
+        method, config.perceptual, config.discriminator, config.rank_content_loss, Judge("pirm", "none", None), world, None, ranker, []
     )  # fmt: skip
     photograph = sources.read_photo("skimage:astronaut")
 

@@ -1,9 +1,9 @@
-"""What an ablation leaves: <run>/ablation/<name>/results.json and results.parquet, and its trials in TensorBoard."""
+"""Writes the results of an ablation: results.json and results.parquet in <run>/ablation/<name>, TensorBoard runs."""
 
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.compute
@@ -12,11 +12,10 @@ import tensorboardX
 from ranksr import storage
 from ranksr.ablation.study import Study, Trial
 from ranksr.metrics import mean_score
-from ranksr.runs import Run, Stage
+from ranksr.report.ablation.records import Record, Results
+from ranksr.runs import METRICS, RESULTS, SCORES, SCORES_OF_TRIALS, STOPPED, Run, Stage
 from ranksr.train import hparams
-from ranksr.train.journal import ABOUT, LAYOUT, read_metrics
-
-Row = dict[str, Any]
+from ranksr.train.journal import ABOUT, LAYOUT, Row, read_metrics
 
 SCHEMA = pa.schema(
     [
@@ -32,11 +31,11 @@ SCHEMA = pa.schema(
 
 @dataclasses.dataclass
 class Known:
-    """What was read of the trials of a study, so that it is read again for those alone that have got on."""
+    """Records and scores of a study's trials in memory, so that only trials that made progress are read again."""
 
     settings: dict[str, dict[str, Any]]
-    """By trial key, as `varied` gives them."""
-    rows: dict[str, Row] = dataclasses.field(default_factory=dict)
+    """Trial key to the values of its varied settings (`study.varied`)."""
+    records: dict[str, Record] = dataclasses.field(default_factory=dict)
     scores: dict[str, pa.Table] = dataclasses.field(default_factory=dict)
 
 
@@ -48,40 +47,50 @@ def write_results(
     plans: Mapping[str, Sequence[Stage]],
     errors: Mapping[str, str],
     known: Known,
-) -> list[Row]:
-    """Write results.json and results.parquet as things stand, and return the trials' rows of results.json.
+) -> list[Record]:
+    """Write results.json and results.parquet as things stand, and return the trials' records.
 
     `plans` and `errors` are by trial key; the errors of those that failed. Of trials without a plan, what is known.
     """
     settings, stopped = known.settings, read_stopped(run, name)
     for trial in (trial for trial in trials if trial.key in plans):
         stages = list(plans[trial.key])
-        row = _row(run, study, trial, stages, errors.get(trial.key), stopped)
-        known.rows[trial.key] = {**row, "settings": settings[trial.key]}
+        known.records[trial.key] = _record(
+            run, study, trial, stages, errors.get(trial.key), stopped, settings[trial.key]
+        )
         if stages[-1].done:
             known.scores[trial.key] = _scores(trial, study.method, stages[-1])
-    rows = [known.rows[trial.key] for trial in trials]
+    records = [known.records[trial.key] for trial in trials]
     scores = [known.scores[trial.key] for trial in trials if trial.key in known.scores]
     table = pa.concat_tables([SCHEMA.empty_table(), *scores])
-    storage.write_table(run.path("ablation", name, "results.parquet"), table)
-    entry = {
-        "name": name,
-        "about": study.about,
-        "method": study.method,
-        "table": study.table,
-        "base": study.base,
-        "varied": list(next(iter(settings.values()))),
-        "search": {"metric": study.early_stopping.metric} if study.early_stopping else None,
-        "trials": rows,
-    }
-    storage.write_json(run.path("ablation", name, "results.json"), entry)
-    return rows
+    storage.write_table(run.path("ablation", name, SCORES_OF_TRIALS), table)
+    found = Results(
+        name=name,
+        about=study.about,
+        method=study.method,
+        table=study.table,
+        base=study.base,
+        varied=list(next(iter(settings.values()))),
+        search=study.early_stopping.metric if study.early_stopping else None,
+        trials=records,
+    )
+    storage.write_json(run.path("ablation", name, RESULTS), found.model_dump())
+    return records
 
 
-def _row(run: Run, study: Study, trial: Trial, stages: list[Stage], error: str | None, stopped: dict[str, Row]) -> Row:
+def _record(
+    run: Run,
+    study: Study,
+    trial: Trial,
+    stages: list[Stage],
+    error: str | None,
+    stopped: dict[str, Row],
+    settings: dict[str, Any],
+) -> Record:
     by_name = {stage.name: stage for stage in stages}
     training = by_name[study.method]
-    seen = [row for row in read_metrics(training.path("metrics.jsonl")) if row["split"] == "val"]
+    seen = [row for row in read_metrics(training.path(METRICS)) if row["split"] == "val"]
+    state: Literal["done", "stopped", "failed", "waiting"]
     if stages[-1].done:
         state = "done"
     elif training.fingerprint in stopped and trial.name != study.base:  # it may have become the base since
@@ -90,23 +99,24 @@ def _row(run: Run, study: Study, trial: Trial, stages: list[Stage], error: str |
         state = "failed" if error else "waiting"
     last = seen[-1] if seen else {}
     ranker = by_name.get("ranker")
-    return {
-        "trial": trial.name,
-        "seed": trial.seed,
-        "overrides": trial.overrides,
-        "state": state,
-        "error": error,
-        "step": last.get("step"),
-        "steps": trial.config.methods[study.method].train.steps,
-        "validation": {key: value for key, value in last.items() if key not in ABOUT},
-        "stages": {stage.name: stage.folder.removeprefix(run.root).strip("/") for stage in stages},
-        "ranker": ranker.results.get("every_validation_location") if ranker else None,
-        "seconds": sum(stage.results.get("seconds") or 0 for stage in stages if run.trials.root in stage.folder),
-    }
+    return Record(
+        trial=trial.name,
+        seed=trial.seed,
+        overrides=trial.overrides,
+        settings=settings,
+        state=state,
+        error=error,
+        step=last.get("step"),
+        steps=trial.config.methods[study.method].train.steps,
+        validation={key: value for key, value in last.items() if key not in ABOUT},
+        stages={stage.name: stage.folder.removeprefix(run.root).strip("/") for stage in stages},
+        ranker=ranker.results.get("every_validation_location") if ranker else None,
+        seconds=sum(stage.results.get("seconds") or 0 for stage in stages if run.trials.root in stage.folder),
+    )
 
 
 def _scores(trial: Trial, method: str, evaluation: Stage) -> pa.Table:
-    table = storage.read_table(evaluation.path("scores.parquet"))
+    table = storage.read_table(evaluation.path(SCORES))
     table = table.filter(pyarrow.compute.equal(table["method"], method))
     columns = {name: table[name] for name in SCHEMA.names if name in table.column_names}
     columns |= {"trial": [trial.name] * len(table), "seed": [trial.seed] * len(table)}
@@ -114,7 +124,7 @@ def _scores(trial: Trial, method: str, evaluation: Stage) -> pa.Table:
 
 
 def _stopped_path(run: Run, name: str) -> str:
-    return run.path("ablation", name, "stopped.json")
+    return run.path("ablation", name, STOPPED)
 
 
 def read_stopped(run: Run, name: str) -> dict[str, Row]:
@@ -128,27 +138,28 @@ def write_stopped(run: Run, name: str, fingerprint: str, validation: Row) -> Non
     storage.write_json(_stopped_path(run, name), {**read_stopped(run, name), fingerprint: validation})
 
 
-def write_tensorboard(run: Run, name: str, study: Study, trials: Sequence[Trial], rows: Sequence[Row]) -> None:
+def write_tensorboard(run: Run, name: str, study: Study, trials: Sequence[Trial], records: Sequence[Record]) -> None:
     """<run>/tensorboard/ablation/<name>/<trial>: its validation curve, varied settings and final scores.
 
-    The events while a training runs lie in <run>/tensorboard/stages, whose folders trials share.
+    Events of a running training are in <run>/tensorboard/stages, whose folders trials share.
     """
-    scores = _mean_scores(storage.read_table(run.path("ablation", name, "results.parquet")))
-    settings = {trial.key: {**row["settings"], "seed": trial.seed} for trial, row in zip(trials, rows, strict=True)}
+    scores = _mean_scores(storage.read_table(run.path("ablation", name, SCORES_OF_TRIALS)))
+    pairs = list(zip(trials, records, strict=True))
+    settings = {trial.key: {**record.settings, "seed": trial.seed} for trial, record in pairs}
     common = hparams.experiment(settings.values(), (tag for means in scores.values() for tag in means))
-    for trial, row in zip(trials, rows, strict=True):
+    for trial, record in pairs:
         folder = run.path("tensorboard", "ablation", name, f"{trial.name}-seed{trial.seed}")
         for path, _ in storage.list_files(folder):
             storage.delete(storage.join(folder, path))  # an earlier start's
         with tensorboardX.SummaryWriter(folder) as board:
             board.add_custom_scalars(LAYOUT)
-            for value in read_metrics(run.path(row["stages"][study.method], "metrics.jsonl")):
-                if value["split"] == "val":
-                    for tag in (tag for tag in value if tag not in ABOUT and not math.isnan(value[tag])):
-                        board.add_scalar(f"val/{tag}", value[tag], value["step"])
+            for row in read_metrics(run.path(record.stages[study.method], METRICS)):
+                if row["split"] == "val":
+                    for tag in (tag for tag in row if tag not in ABOUT and not math.isnan(row[tag])):
+                        board.add_scalar(f"val/{tag}", row[tag], row["step"])
             hparams.write(board, common, settings[trial.key])
             for tag, value in scores.get((trial.name, trial.seed), {}).items():
-                board.add_scalar(tag, value, row["steps"])
+                board.add_scalar(tag, value, record.steps)
 
 
 def _mean_scores(table: pa.Table) -> dict[tuple[str, int], dict[str, float]]:

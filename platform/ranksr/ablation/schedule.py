@@ -1,7 +1,7 @@
 """The order of the work, so that trials build nothing twice, and what it will cost.
 
 Stages that several trials need are built first, in waves, each by one trial; then every trial builds what is its own.
-So there is no lock that could outlive its owner: whatever is killed, the next start plans anew from what lies there.
+No lock can outlive its owner: after a kill, the next start plans again from the files that are there.
 """
 
 import dataclasses
@@ -27,12 +27,12 @@ def plan_trial(
 
 
 def next_wave(plans: Plans) -> Wave:
-    """What can be built now, side by side, without any stage being built twice; empty when all is done.
+    """The stages that can be built now, side by side, without building one twice; empty when all is done.
 
     Of trials that are the same, the first counts. While stages are missing that several trials need: those whose inputs
     are there, each by the first trial that needs it. Then each trial's own, up to its evaluation.
     """
-    first = {stages[-1].fingerprint: trial for trial, stages in reversed(plans.items())}
+    first = {stages[-1].fingerprint: trial for trial, stages in reversed(list(plans.items()))}
     missing = {
         trial: [stage for stage in stages if not stage.done]
         for trial, stages in plans.items()
@@ -58,7 +58,7 @@ class Cost:
     to_reuse: int
     """Times that a trial takes a stage that is there, or that another trial builds."""
     seconds: float
-    """Of the missing stages of which one like it has been timed, if all slots are used."""
+    """Expected time of the missing stages, where a stage of that name has been timed, with all slots in use."""
     untimed: list[str]
     """Names of the missing stages of which none like it was ever timed."""
 
@@ -71,7 +71,7 @@ class Cost:
 
 
 def cost(plans: Plans, num_workers: int, slots: int, others: Iterable[Stage] = ()) -> Cost:
-    """What is missing, and how long it takes with `slots` trainings of `num_workers` workers side by side.
+    """The missing stages, and their expected time with `slots` trainings of `num_workers` workers side by side.
 
     A stage costs what the middle one of the done ones of its name, of `plans` and `others`, took for each unit of work
     (see `work`), on as many workers.
@@ -94,7 +94,7 @@ def cost(plans: Plans, num_workers: int, slots: int, others: Iterable[Stage] = (
 
 
 def work(stage: Stage) -> float:
-    """What the time of a stage is proportional to, as far as its settings tell."""
+    """Amount of work in a stage, to which its time is proportional, as far as its settings tell."""
     done = 1.0
     for key, value in stage.settings.items():
         match key.rpartition(".")[2]:

@@ -1,4 +1,4 @@
-"""What an ablation file says, and the trials that it means: listed ones, grids, search spaces, each with every seed."""
+"""Ablation files and their trials: listed ones, grids and search spaces, each with every seed."""
 
 import dataclasses
 import itertools
@@ -11,8 +11,10 @@ import numpy as np
 import pydantic
 import ray.tune
 
-from ranksr import config_files, storage
-from ranksr.config import Config, FileName, Section, Seed, UserError
+from ranksr import storage
+from ranksr.config import Config, FileName, Section, Seed, files, with_overrides
+from ranksr.errors import UserError
+from ranksr.metrics import made_of
 from ranksr.pipeline import require_known
 from ranksr.preflight import require_niqe_of_validation
 from ranksr.runs import STAGES
@@ -44,7 +46,7 @@ class EarlyStopping(Section):
     """ASHA: a trial whose validation is among the worst at a rung ends there, without an evaluation."""
 
     metric: Literal["niqe", "psnr", "pi"]
-    """Of the validation; pi only with scoring.ma_model."""
+    """A validation metric; pi only with scoring.ma_model."""
     grace_fraction: Annotated[float, pydantic.Field(gt=0, le=1)] = 0.1
     """Part of the training that every trial is given; the rungs are at this fraction times powers of the factor."""
     reduction_factor: Annotated[float, pydantic.Field(gt=1)] = 3
@@ -55,7 +57,7 @@ class Study(Section):
     """The file of an ablation."""
 
     about: str
-    """What it reproduces."""
+    """One line on the purpose, e.g. the table of the paper that it reproduces."""
     method: str
     """The method whose scores the trials are compared by."""
     table: int | None = None
@@ -65,7 +67,7 @@ class Study(Section):
     common: tuple[str, ...] = ()
     """Overrides of every trial. The evaluation of `method` alone need not be named."""
     seeds: Annotated[tuple[Seed, ...], pydantic.Field(min_length=1)] | None = None
-    """Of the trainings of the Ranker and of `method`: every trial runs with each. null: the run's own."""
+    """Seeds of the trainings of the Ranker and of `method`: every trial runs with each. null: the run's own."""
     trials: tuple[Listed, ...] = ()
     grid: dict[str, tuple[Any, ...]] = pydantic.Field(default_factory=dict)
     """Key to values: a trial for every combination."""
@@ -118,7 +120,7 @@ class Trial:
     name: str
     seed: int
     overrides: list[str]
-    """All that it changes in the run's config, seeds too."""
+    """Every change to the run's config, seeds included."""
     config: Config
 
     @property
@@ -134,9 +136,9 @@ def load_studies(path: str | pathlib.Path, above: tuple[pathlib.Path, ...] = ())
     path = pathlib.Path(path)
     if path.resolve() in above:
         raise UserError(f"{path}: studies lead back to it through {' -> '.join(map(str, above))}; remove one of them")
-    tree = config_files.read_yaml(path)
+    tree = files.read_yaml(path)
     if "studies" not in tree:
-        study = config_files.checked(Study, tree, str(path))
+        study = files.checked(Study, tree, str(path))
         if study.search and (left := len(study.drawn())) < study.search.num_trials:
             log.info(
                 "%s: %d of %d trials of the search remain, the other draws repeat them",
@@ -145,11 +147,11 @@ def load_studies(path: str | pathlib.Path, above: tuple[pathlib.Path, ...] = ())
                 study.search.num_trials,
             )
         return {_file_name(path): study}
-    files = tree["studies"]
-    if set(tree) != {"about", "studies"} or not isinstance(files, list) or not all(isinstance(f, str) for f in files):
+    named = tree["studies"]
+    if set(tree) != {"about", "studies"} or not isinstance(named, list) or not all(isinstance(f, str) for f in named):
         raise UserError(f"{path}: beside `studies:`, a list of files, it holds `about:` only, not {', '.join(tree)}")
     studies: dict[str, Study] = {}
-    for file in files:
+    for file in named:
         found = load_studies(path.parent / file, (*above, path.resolve()))
         if both := studies.keys() & found.keys():
             raise UserError(f"{path}: studies names two files {min(both)}.yaml: rename one, or name it once")
@@ -178,15 +180,16 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
             raise UserError(
                 f"ablation {name}: method={study.method} is none of the config's: {', '.join(config.methods)}"
             )
-        if study.early_stopping and study.early_stopping.metric == "pi" and config.scoring.ma_model is None:
+        metric = study.early_stopping.metric if study.early_stopping else "psnr"
+        if "ma" in made_of(metric) and config.scoring.ma_model is None:
             raise UserError(f"ablation {name}: early_stopping.metric=pi needs scoring.ma_model; choose niqe or psnr")
         for listed in study.listed():
             for seed in study.seeds or (config.seed,):
                 # First, so that a trial may say otherwise.
-                given = [f"evaluation.methods={config_files.to_yaml([study.method])}", *study.common, *listed.overrides]
+                given = [f"evaluation.methods={files.to_yaml([study.method])}", *study.common, *listed.overrides]
                 seeded = [f"{training}.train.seed={seed}" for training in ("ranker", f"methods.{study.method}")]
                 try:
-                    changed = config.with_overrides([*given, *seeded])
+                    changed = with_overrides(config, [*given, *seeded])
                     require_known(changed)
                     require_evaluated(changed, study.method)
                     if study.early_stopping:
@@ -215,17 +218,14 @@ def varied(trials: list[Trial]) -> dict[str, dict[str, Any]]:
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, node in config.model_dump(mode="json").items():
-        config_files.flatten(key, node, flat)
-    return flat
+    return config.select(*type(config).model_fields)
 
 
 def _trial(values: dict[str, Any]) -> Listed:
     """A trial named after the values that it takes, e.g. `rank_content_0.03`."""
     words = [f"{key.rpartition('.')[2]}_{_word(value)}" for key, value in values.items()]
     return Listed(
-        name="-".join(words), overrides=tuple(f"{key}={config_files.to_yaml(value)}" for key, value in values.items())
+        name="-".join(words), overrides=tuple(f"{key}={files.to_yaml(value)}" for key, value in values.items())
     )
 
 

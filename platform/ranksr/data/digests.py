@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from ranksr import storage
-from ranksr.config import UserError
 from ranksr.data import sources
 from ranksr.data.sources import Photo
 from ranksr.downloads import cache_folder
+from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -37,10 +37,10 @@ MANY_BYTES = 2**30
 """Reading this much takes long enough to be told."""
 
 FILE = "photographs.sqlite"
-"""In the cache folder. It may be deleted at any time, which only costs reading the photographs again."""
+"""File in the cache folder. Deleting it costs no more than reading the photographs again."""
 
 LOCK_SECONDS = 10.0
-"""So long does a command wait for another that writes there."""
+"""Time that a command waits for another one that writes there."""
 
 
 def digested(source: str) -> list[Photo]:
@@ -92,7 +92,7 @@ def of_files(paths: Iterable[str]) -> dict[str, str]:
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """What changes with a file's content, at the cost of a stat call. The time of the last change of its inode is
+    """Facts of a file that change with its content, at the cost of a stat call. The time of its inode's last change is
     among it because copying tools set the other one back."""
 
     size: int

@@ -1,4 +1,4 @@
-"""What training draws its batches from: deterministic feeds that a step number alone addresses.
+"""Training batches: deterministic feeds that a step number alone addresses.
 
 Sample n of a training is decided by (seed, n) and nothing else: which sub-image or location, which crop, which
 flip. A batch is the samples step*B .. step*B+B-1, and worker w takes its slice. So a resumed run, and a run with
@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from ranksr import images
-from ranksr.config import SCALE
+from ranksr import SCALE, images
 from ranksr.data.labels import Labels
 
 Batch = dict[str, torch.Tensor]
@@ -36,7 +35,7 @@ class SubImages:
         self.left_out = sorted(set(names[~fits]))
         """image_ids of the photographs whose sub-images are left out: all of a photograph are of one size."""
         self.num_photographs = len(set(names))
-        """With those left out."""
+        """Number of photographs, left-out ones included."""
 
     def __len__(self) -> int:
         return len(self._rows)

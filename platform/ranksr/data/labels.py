@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ranksr import images, metrics
-from ranksr.config import RankerConfig
+from ranksr.config import Config, RankerConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Labels:
     pngs: pa.ChunkedArray
     """list<binary>, the patches in the order of the stored row."""
     columns: tuple[int, ...]
-    """Where the M methods stand in a stored row."""
+    """Positions of the M methods in a stored row."""
     values: np.ndarray
     """(L, M) label metric, lower is better, NaN where a patch has no score."""
     min_gap: float
@@ -46,10 +46,10 @@ class Labels:
 
 
 def derive_labels(table: pa.Table, ranker: RankerConfig) -> Labels:
-    """What this Ranker is to learn from the rows of one split of a rank dataset."""
+    """The labels that this Ranker learns, from the rows of one split of a rank dataset."""
     stored = table["methods"][0].as_py() if len(table) else list(ranker.methods)
     columns = tuple(stored.index(name) for name in ranker.methods)
-    raw = {name: raw_values(table, name, len(stored)) for name in raw_columns(ranker.metric)}
+    raw = {name: raw_values(table, name, len(stored)) for name in metrics.made_of(ranker.metric)}
     values = label_values(ranker.metric, raw)[:, list(columns)]
     if ranker.target == "method" and len(table):
         # The label is the method: each location has the methods' mean scores instead of its own.
@@ -58,17 +58,24 @@ def derive_labels(table: pa.Table, ranker: RankerConfig) -> Labels:
     return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap, places)
 
 
-def raw_columns(metric: str) -> tuple[str, ...]:
-    """The stored metrics that a label metric is derived from."""
-    return ("niqe", "ma") if metric == "pi" else (metric,)
-
-
 def raw_values(table: pa.Table, metric: str, num_methods: int) -> np.ndarray:
     """(L, stored methods) scores as they are stored, NaN where there is none."""
     return pc.list_flatten(table[metric]).to_numpy().reshape(len(table), num_methods)
 
 
 def label_values(metric: str, raw: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Scores under the label metric, turned so that lower is better, of those stored under `raw_columns(metric)`."""
-    scores = [metrics.as_lower_better(name, raw[name]) for name in raw_columns(metric)]
-    return sum(scores) / len(scores)  # PI of the PIRM 2018 challenge: the mean of NIQE and 10 - Ma
+    """Scores under the label metric, turned so that lower is better, of those stored for it (`metrics.made_of`)."""
+    scores = [metrics.as_lower_better(name, raw[name]) for name in metrics.made_of(metric)]
+    return np.sum(scores, axis=0) / len(scores)  # PI of the PIRM 2018 challenge: the mean of NIQE and 10 - Ma
+
+
+def raw_metrics(config: Config) -> tuple[str, ...]:
+    """The metrics stored in the rank dataset. PI is derived from NIQE and Ma, never stored."""
+    names = ["niqe"]
+    if config.scoring.ma_model is not None:
+        names.append("ma")
+    gap = config.rank_dataset.gap
+    for metric in (config.ranker.metric, gap.metric if gap else None):
+        if metric and metric.startswith("pyiqa:"):
+            names.append(metric)
+    return tuple(dict.fromkeys(names))

@@ -9,12 +9,13 @@ listing of files and the sink of our own.
 
 import concurrent.futures
 import dataclasses
+import json
 import logging
 import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -24,9 +25,9 @@ import ray
 import ray.data
 
 from ranksr import storage
-from ranksr.config import Data, UserError
-from ranksr.data import summaries
+from ranksr.config import Data
 from ranksr.data.sources import Photo
+from ranksr.errors import StorageError, UserError
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +38,48 @@ PART_BYTES = 8 * 2**20
 much, a part is one object in Ray's store."""
 
 PARTS_AT_ONCE = 10_000
-"""In one Ray Data execution, whose driver keeps an object and its statistics for each."""
+"""Largest number of parts in one Ray Data execution, whose driver keeps an object and statistics for each."""
 
 SECONDS_PER_LINE = 5
 MOST_NAMED = 20
 """Rejected files in the log; all are in rejected.parquet."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PartPhoto:
+    """A photograph of a part, with all that decides its rows."""
+
+    photo: Photo
+    split: str
+    """`train` or `val`."""
+    given: Mapping[str, str]
+    """Images that others made of the photograph: method, or `lr`, to path."""
+    given_digests: Mapping[str, str]
+    """Method, or `lr`, to the digest of the image's content."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    name: str
+    """Name of its Parquet file, derived from everything that decides the rows."""
+    photos: tuple[PartPhoto, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rejected:
+    path: str
+    reason: str
+    too_small: bool = False
+    """The file is whole, but no patch fits into it: left out, and not counted as bad."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Content:
+    """The content of a part's Parquet file."""
+
+    rows: list[Row]
+    rejected: list[Rejected]
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,172 +94,169 @@ class Actors:
 
 
 @dataclasses.dataclass(frozen=True)
-class PartSink:
-    """Writes the rows of a part, with what must be remembered about it in the file's own metadata."""
+class Job:
+    """Work on parts. `make` turns a Part into Content; behind `actors`, it takes what they give for a Part."""
 
+    label: str
     folder: str
     schema: pa.Schema
-
-    def __call__(self, part: Row) -> Row:
-        summary = {"images": len(part["photos"]), "rejected": part["rejected"], "counts": part["counts"]}
-        table = pa.Table.from_pylist(part["rows"], schema=self.schema)
-        storage.write_table(storage.join(self.folder, part["part"]), summaries.attach(table, summary))
-        return {"images": len(part["photos"]), "rows": len(part["rows"]), "rejected": len(_bad(part["rejected"]))}
+    make: Callable[[Any], Content]
+    per_part: int
+    """Photographs in a part, at most."""
+    actors: Actors | None = None
+    unit: tuple[str, int] = ("rows", 1)
+    """Word for the counted things in the progress line, and their number per row."""
+    most_rejected: int = sys.maxsize
+    """The job gives up with more bad files than this: `collect` will refuse them, better now than after hours."""
 
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """Makes a part's rows and writes them, in one task."""
+    """Makes a part's rows and writes them, in one task, with a summary in the file's own metadata."""
 
-    make: Callable[[Row], Row]
-    sink: PartSink
+    make: Callable[[Any], Content]
+    folder: str
+    schema: pa.Schema
 
-    def __call__(self, part: Row) -> Row:
-        found = part if "error" in part else explained(lambda each: self.sink(self.make(each)), part)
+    def __call__(self, row: Row) -> Row:
+        found = {name: row[name] for name in ("error", "away")} if row.get("error") else _explained(self._write, row)
         return {"images": 0, "rows": 0, "rejected": 0, "error": "", "away": False, **found}
+
+    def _write(self, row: Row) -> Row:
+        part, made = row["part"], self.make(row["given"])
+        write_part(self.folder, self.schema, part, made)
+        return {"images": len(part.photos), "rows": len(made.rows), "rejected": len(_bad(made.rejected))}
+
+
+def write_part(folder: str, schema: pa.Schema, part: Part, made: Content) -> None:
+    """Write the part's Parquet file, with a summary in its metadata."""
+    table = pa.Table.from_pylist(made.rows, schema=schema)
+    summary = Summary(len(part.photos), made.rejected, made.counts)
+    storage.write_table(storage.join(folder, part.name), attach_summary(table, summary))
+
+
+class _Actor:
+    """An instance of `Actors.cls` in a Ray actor: its result takes the place of the part as input of `Job.make`."""
+
+    def __init__(self, actors: Actors) -> None:
+        self._work = actors.cls(*actors.arguments)
+
+    def __call__(self, row: Row) -> Row:
+        return {"error": "", "away": False, **row, **_explained(lambda each: {"given": self._work(each["part"])}, row)}
 
 
 class _WholePart:
-    """An actor's work and what follows it, in one actor."""
+    """An actor's work and everything after it, in one Ray actor."""
 
     def __init__(self, actors: Actors, work: _Work) -> None:
-        self._first, self._work = actors.cls(*actors.arguments), work
+        self._actor, self._work = _Actor(actors), work
 
-    def __call__(self, part: Row) -> Row:
-        return self._work(self._first(part))
+    def __call__(self, row: Row) -> Row:
+        return self._work(self._actor(row))
 
 
-def explained(work: Callable[[Row], Row], part: Row) -> Row:
-    """`work(part)`, or what hinders it that a user can mend: Ray Data gives a worker's exception on as text only."""
+def _explained(work: Callable[[Row], Row], row: Row) -> Row:
+    """`work(row)`, or the error that a user can mend: Ray Data passes a worker's exception on as text only."""
     try:
-        return work(part)
-    except (UserError, storage.StorageError) as error:
-        return {"error": str(error), "away": isinstance(error, storage.StorageError)}
+        return work(row)
+    except (UserError, StorageError) as error:
+        return {"error": str(error), "away": isinstance(error, StorageError)}
 
 
-def split(photos: list[Photo], most_images: int) -> list[list[Photo]]:
-    """The parts, in the order of image_id: at most `most_images` photographs and PART_BYTES (or a single one) each.
+def describe(
+    photos: list[Photo],
+    given: Mapping[str, Mapping[str, str]] | None = None,
+    digests: Mapping[str, str] | None = None,
+    held_out: Collection[str] = (),
+) -> list[PartPhoto]:
+    """The photographs with their split and the images of `given` (method, or `lr`, to image_id to path) made of them.
+
+    `digests` of those files by path; `held_out`: image_ids of the split `val`.
+    """
+    described = []
+    for photo in photos:
+        files = {what: paths[photo.image_id] for what, paths in (given or {}).items() if photo.image_id in paths}
+        contents = {what: (digests or {}).get(path, "") for what, path in files.items()}
+        described.append(PartPhoto(photo, "val" if photo.image_id in held_out else "train", files, contents))
+    return described
+
+
+def split(photos: list[PartPhoto], most_images: int) -> list[list[PartPhoto]]:
+    """The photographs of each part, in the order of image_id: at most `most_images` and PART_BYTES (or one) each.
 
     A part also ends at a photograph whose name says so: when one comes or goes, the parts around it change, no others.
     """
-    parts: list[list[Photo]] = []
+    parts: list[list[PartPhoto]] = []
     total, ended = 0, True
-    for photo in sorted(photos, key=lambda photo: photo.image_id):
-        total += photo.size
+    for each in sorted(photos, key=lambda each: each.photo.image_id):
+        total += each.photo.size
         if ended or len(parts[-1]) == most_images or total > PART_BYTES:
             parts.append([])
-            total = photo.size
-        parts[-1].append(photo)
-        ended = int(storage.digest_of(photo.image_id), 16) % most_images == 0
+            total = each.photo.size
+        parts[-1].append(each)
+        ended = int(storage.digest_of(each.photo.image_id), 16) % most_images == 0
     return parts
 
 
-def plan(
-    photos: list[Photo],
-    per_part: int,
-    given: Mapping[str, Mapping[str, str]],
-    digests: Mapping[str, str],
-    held_out: Collection[str],
-) -> dict[str, Row]:
-    """File name -> part, as `run_job` hands it to `make`. The name tells of all photographs that decide its rows."""
-    named: dict[str, Row] = {}
+def plan(photos: list[PartPhoto], per_part: int) -> dict[str, Part]:
+    """File name -> part. The name follows from everything that decides the rows, not from places and sizes."""
+    named: dict[str, Part] = {}
     for group in split(photos, per_part):
-        described = [_described(photo, given, digests, held_out) for photo in group]
-        identity = storage.digest_of([{**photo, "path": "", "given": []} for photo in described])
-        first = re.sub(r"[^A-Za-z0-9_.-]+", "_", group[0].image_id)[:40]
-        name = f"part-{first}-{identity}.parquet"
-        named[name] = {"part": name, "photos": described}
+        known = [[p.photo.image_id, p.photo.digest, p.split, list(p.given_digests.items())] for p in group]
+        first = re.sub(r"[^A-Za-z0-9_.-]+", "_", group[0].photo.image_id)[:40]
+        name = f"part-{first}-{storage.digest_of(known)}.parquet"
+        named[name] = Part(name, tuple(group))
     return named
 
 
-def _described(
-    photo: Photo, given: Mapping[str, Mapping[str, str]], digests: Mapping[str, str], held_out: Collection[str]
-) -> Row:
-    """A photo of a part, with the files of `given` that belong to it."""
-    files = [[what, paths[photo.image_id]] for what, paths in given.items() if photo.image_id in paths]
-    return {
-        "image_id": photo.image_id,
-        "path": photo.path,
-        "digest": photo.digest,
-        "split": "val" if photo.image_id in held_out else "train",
-        "given": files,
-        "given_digests": [[what, digests.get(path, "")] for what, path in files],
-    }
+def run_job(job: Job, photos: list[PartPhoto]) -> None:
+    """Make every missing part of the job's folder; at the end delete parts of photographs that are no longer asked for.
 
-
-def run_job(
-    label: str,
-    photos: list[Photo],
-    per_part: int,
-    make: Callable[[Row], Row],
-    sink: PartSink,
-    actors: Actors | None = None,
-    given: Mapping[str, Mapping[str, str]] | None = None,
-    unit: tuple[str, int] = ("rows", 1),
-    most_rejected: int = sys.maxsize,
-    digests: Mapping[str, str] | None = None,
-    held_out: Collection[str] = (),
-) -> None:
-    """Make every missing part of `sink.folder`, or those up to more than `most_rejected` bad files; at the end delete
-    those that belong to photographs of before.
-
-    `make` turns `{"part", "photos": [{"image_id", "path", "digest", "split", "given", "given_digests"}]}` (enriched by
-    `actors` first, if any) into the same with `rows` (of `sink.schema`), `rejected` ([{"path", "reason"}], those of the
-    actors with "too_small") and `counts` ({name: int}). `given`: files that others made of the photographs, by what
-    they show and image_id, with their `digests` by path; a photo's `given` is a list of [what, path]. `held_out`:
-    image_ids of the split `val`. `unit`: what the progress line counts, and how many of them a row is.
+    Raises UserError or StorageError for what a worker met that a user can mend.
     """
-    wanted = plan(photos, per_part, given or {}, digests or {}, held_out)
-    finished = set(storage.list_tables(sink.folder))
+    wanted = plan(photos, job.per_part)
+    finished = set(storage.list_tables(job.folder))
     todo = [part for name, part in wanted.items() if name not in finished]
     if finished:
-        log.info("%s: %d of %d parts stay", label, len(wanted) - len(todo), len(wanted))
-    if _make(label, todo, make, sink, actors, unit, most_rejected):
+        log.info("%s: %d of %d parts stay", job.label, len(wanted) - len(todo), len(wanted))
+    if _make(job, todo):
         for name in finished - wanted.keys():
-            storage.delete(storage.join(sink.folder, name))
+            storage.delete(storage.join(job.folder, name))
 
 
-def _make(
-    label: str,
-    todo: list[Row],
-    make: Callable[[Row], Row],
-    sink: PartSink,
-    actors: Actors | None,
-    unit: tuple[str, int],
-    most_rejected: int,
-) -> bool:
+def _make(job: Job, todo: list[Part]) -> bool:
     """Whether all were made, and it did not give up."""
     if not todo:
         return True
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
-    missing = sum(len(part["photos"]) for part in todo)
-    with _Progress(label, missing, *unit, quiet=context.enable_progress_bars) as progress:
+    missing = sum(len(part.photos) for part in todo)
+    with _Progress(job.label, missing, *job.unit, quiet=context.enable_progress_bars) as progress:
         for start in range(0, len(todo), PARTS_AT_ONCE):
-            dataset = _dataset(todo[start : start + PARTS_AT_ONCE], make, sink, actors)
+            dataset = _dataset(job, todo[start : start + PARTS_AT_ONCE])
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
                 progress.add(batch)
-                if progress.rejected > most_rejected:
-                    return False  # `collect` will refuse them: better now than after hours
+                if progress.rejected > job.most_rejected:
+                    return False
     return True
 
 
-def _dataset(todo: list[Row], make: Callable[[Row], Row], sink: PartSink, actors: Actors | None) -> ray.data.Dataset:
+def _dataset(job: Job, todo: list[Part]) -> ray.data.Dataset:
     """One block a part, so that a part is made, written and told of by itself.
 
     Nothing holds a CPU while it waits for another one, or jobs side by side could take all CPUs for their actors and
     leave none for the tasks behind them. So an actor on CPUs does all the work of a part, and one on GPUs takes no CPU.
     """
-    dataset, work = ray.data.from_items(todo, override_num_blocks=len(todo)), _Work(make, sink)
+    items = [{"part": part, "given": part} for part in todo]
+    dataset, work = ray.data.from_items(items, override_num_blocks=len(todo)), _Work(job.make, job.folder, job.schema)
+    actors = job.actors
     if actors is None:
         return dataset.map(work, num_cpus=1)
     pool = ray.data.ActorPoolStrategy(size=min(actors.count, len(todo)), max_tasks_in_flight_per_actor=2)
     if not actors.num_gpus:
         return dataset.map(_WholePart, fn_constructor_args=(actors, work), compute=pool, num_cpus=1)
-    upscaled = dataset.map(
-        actors.cls, fn_constructor_args=actors.arguments, compute=pool, num_cpus=0, num_gpus=actors.num_gpus
-    )
+    upscaled = dataset.map(_Actor, fn_constructor_args=(actors,), compute=pool, num_cpus=0, num_gpus=actors.num_gpus)
     return upscaled.map(work, num_cpus=1)
 
 
@@ -249,7 +284,7 @@ class _Progress:
     def add(self, batch: pa.Table) -> None:
         for error, away in zip(batch["error"].to_pylist(), batch["away"].to_pylist(), strict=True):
             if error:
-                raise storage.StorageError(error) if away else UserError(error)
+                raise StorageError(error) if away else UserError(error)
         self._images += sum(batch["images"].to_pylist())
         self._made += sum(batch["rows"].to_pylist()) * self._per_row
         self.rejected += sum(batch["rejected"].to_pylist())
@@ -270,12 +305,12 @@ class _Progress:
 
 
 def most_bad(on_bad: str, max_bad_fraction: float, num_photos: int) -> int:
-    """So many bad files are an accident."""
+    """Number of bad files that is still tolerated."""
     return 0 if on_bad == "fail" else int(max_bad_fraction * num_photos)
 
 
 def most_rejected(data: Data, num_photos: int) -> int:
-    """So many bad files does a job meet before it gives up: enough to see what is wrong with them."""
+    """Number of bad files after which a job gives up: enough of them to see the cause."""
     return max(MOST_NAMED, most_bad(data.on_bad_image, data.max_bad_fraction, num_photos))
 
 
@@ -287,37 +322,65 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
     names = storage.list_tables(folder)
     with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a request each, where the folder is in S3
         footers = list(pool.map(lambda name: storage.read_parquet_footer(storage.join(folder, name)), names))
-    found = [summaries.read(footer.metadata) for footer in footers]
-    total = summaries.add_up(found)
-    rejected = [entry for summary in found for entry in summary["rejected"]]
+    found = [read_summary(footer.metadata) for footer in footers]
+    total = add_up(found)
+    rejected = [entry for summary in found for entry in summary.rejected]
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
-    storage.write_table(
-        storage.join(folder, "rejected", "rejected.parquet"), pa.Table.from_pylist(rejected, schema=schema)
-    )
+    rows = [{"path": entry.path, "reason": entry.reason} for entry in rejected]
+    storage.write_table(storage.join(folder, "rejected", "rejected.parquet"), pa.Table.from_pylist(rows, schema=schema))
     for entry in rejected[:MOST_NAMED]:
-        log.warning("rejected %s: %s", entry["path"], entry["reason"])
+        log.warning("rejected %s: %s", entry.path, entry.reason)
     if len(rejected) > MOST_NAMED:
         log.warning("%d more are in %s", len(rejected) - MOST_NAMED, storage.join(folder, "rejected"))
     bad = rejected if on_bad == "fail" else _bad(rejected)
     if len(bad) > most_bad(on_bad, max_bad_fraction, total["images"]):
         for name, summary in zip(names, found, strict=True):
-            if summary["rejected"]:  # the next attempt must look at the mended files again
+            if summary.rejected:  # the next attempt must look at the mended files again
                 storage.delete(storage.join(folder, name))
         raise UserError(too_many(bad, total["images"], on_bad, max_bad_fraction))
     return {**total, "rows": sum(footer.num_rows for footer in footers)}
 
 
-def _bad(rejected: list[Row]) -> list[Row]:
-    """Without photographs that are whole but too small: by the stage `patches`, which takes them, they are vouched for,
-    and to remove them would mean to build it again."""
-    return [entry for entry in rejected if not entry.get("too_small")]
+def _bad(rejected: list[Rejected]) -> list[Rejected]:
+    """Without photographs that are whole but too small: the stage `patches` takes them, and to remove them would mean
+    to build it again."""
+    return [entry for entry in rejected if not entry.too_small]
 
 
-def too_many(rejected: list[dict[str, str]], num_images: int, on_bad: str, max_bad_fraction: float) -> str:
-    """What to say of more bad files than are taken for an accident."""
-    worst = "; ".join(f"{entry['path']}: {entry['reason']}" for entry in rejected[:3])
+def too_many(rejected: list[Rejected], num_images: int, on_bad: str, max_bad_fraction: float) -> str:
+    """The message for more bad files than are taken for an accident."""
+    worst = "; ".join(f"{entry.path}: {entry.reason}" for entry in rejected[:3])
     return (
         f"{len(rejected)} of the {num_images} images read so far cannot be used ({worst}). Remove or mend them, or set "
         f"data.on_bad_image=skip and data.max_bad_fraction (now {on_bad}, {max_bad_fraction}), and give the same "
-        "command again: what is made of the others stays"
+        "command again: finished parts without them are kept"
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """Kept in the metadata of a part's Parquet file."""
+
+    images: int
+    """Photographs of the part, rejected ones included."""
+    rejected: list[Rejected]
+    counts: dict[str, int]
+
+
+def attach_summary(table: pa.Table, summary: Summary) -> pa.Table:
+    return table.replace_schema_metadata({"summary": json.dumps(dataclasses.asdict(summary))})
+
+
+def read_summary(metadata: Mapping[bytes, bytes]) -> Summary:
+    stored = json.loads(metadata[b"summary"])
+    return Summary(stored["images"], [Rejected(**entry) for entry in stored["rejected"]], stored["counts"])
+
+
+def add_up(summaries: Sequence[Summary]) -> dict[str, Any]:
+    """`images`, number of `rejected` files, and `counts` of all parts together."""
+    names = dict.fromkeys(name for summary in summaries for name in summary.counts)
+    return {
+        "images": sum(summary.images for summary in summaries),
+        "rejected": sum(len(summary.rejected) for summary in summaries),
+        "counts": {name: sum(summary.counts.get(name, 0) for summary in summaries) for name in names},
+    }

@@ -1,4 +1,4 @@
-"""Where photographs come from: folders, s3:// prefixes, and the pictures in scikit-image's wheel."""
+"""Sources of photographs: folders, s3:// prefixes, and the pictures in scikit-image's wheel."""
 
 import dataclasses
 import hashlib
@@ -11,7 +11,7 @@ import unicodedata
 import numpy as np
 
 from ranksr import images, listing, storage
-from ranksr.config import UserError
+from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -23,11 +23,11 @@ class Photo:
     image_id: str
     """Path inside the source without suffix, in Unicode's form NFC."""
     path: str
-    """What `read_photo` takes, valid on every node."""
+    """Path for `read_photo`, valid on every node."""
     size: int = 0
-    """Of the file, in bytes; 0 where it is not known."""
+    """Bytes of the file; 0 where that is not known."""
     digest: str = ""
-    """Of the content; see `digests.digested`."""
+    """Digest of the content; see `digests.digested`."""
 
 
 def list_photos(source: str) -> list[Photo]:

@@ -1,6 +1,7 @@
 """Ray Data actors that super-resolve photographs with every method of a list; a generator is loaded once per actor."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 
@@ -8,9 +9,10 @@ import numpy as np
 import ray
 import torch
 
-from ranksr import checkpoints, images
-from ranksr.config import SCALE, UserError
+from ranksr import SCALE, checkpoints, images
 from ranksr.data import parts, sources
+from ranksr.data.parts import Part, PartPhoto, Rejected
+from ranksr.errors import UserError
 
 TILE_PX = 512
 OVERLAP_PX = 32
@@ -44,8 +46,21 @@ class TooSmallError(ValueError):
     """A photograph into which no patch fits: left out, but no bad file."""
 
 
+@dataclasses.dataclass(frozen=True)
+class UpscaledPhoto:
+    about: PartPhoto
+    pictures: dict[str, np.ndarray]
+    """Method to its image, uint8 HWC RGB, all of one size but `lr`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class UpscaledPart:
+    photos: list[UpscaledPhoto]
+    rejected: list[Rejected]
+
+
 class Upscaler:
-    """Adds `{"images": [{"image_id", "path", "height", "width", "pngs": [bytes per method]}]}` to a part.
+    """Makes the images of every method for the photographs of a part.
 
     `methods` maps a name to `bicubic`, `hr`, `given` (a file that comes with the photograph) or the path of a
     generator's weights. `lr` is one more possible name: the input itself, given or made. Photographs that cannot be
@@ -61,53 +76,49 @@ class Upscaler:
             for name, kind in methods.items()
         }
 
-    def __call__(self, part: parts.Row) -> parts.Row:
-        return parts.explained(self._every_photo, part)
-
-    def _every_photo(self, part: parts.Row) -> parts.Row:
-        done: list[parts.Row] = []
-        rejected: list[dict[str, str]] = []
-        for photo in part["photos"]:
+    def __call__(self, part: Part) -> UpscaledPart:
+        done: list[UpscaledPhoto] = []
+        rejected: list[Rejected] = []
+        for each in part.photos:
             try:
-                done.append(self._every_method(photo))
+                done.append(UpscaledPhoto(each, self._every_method(each)))
             except UserError:  # of a method, not of this photograph
                 raise
             except ValueError as error:
-                too_small = isinstance(error, TooSmallError)
-                rejected.append({"path": photo["path"], "reason": str(error), "too_small": too_small})
-        return {**part, "images": done, "rejected": rejected}
+                rejected.append(Rejected(each.photo.path, str(error), isinstance(error, TooSmallError)))
+        return UpscaledPart(done, rejected)
 
-    def _every_method(self, photo: parts.Row) -> parts.Row:
-        hr = images.crop_to_multiple(sources.read_photo(photo["path"]))
+    def _every_method(self, each: PartPhoto) -> dict[str, np.ndarray]:
+        hr = images.crop_to_multiple(sources.read_photo(each.photo.path))
         height, width = hr.shape[:2]
         if min(height, width) < self.smallest_px:
             raise TooSmallError(f"{width}x{height} px is smaller than a patch of {self.smallest_px} px")
-        given = dict(photo["given"])
-        lr = None
-        pngs = []
+        pictures: dict[str, np.ndarray] = {}
+
+        @functools.cache
+        def lr() -> np.ndarray:
+            return _read_given("lr", each.given, hr, SCALE) if "lr" in each.given else images.downscale(hr)
+
         for name, method in self.methods.items():
-            if method not in ("hr", "given") and lr is None:
-                lr = _read_given("lr", given, hr, SCALE) if "lr" in given else images.downscale(hr)
             match method:
                 case "hr":
-                    image = hr
+                    pictures[name] = hr
                 case "given":
-                    image = _read_given(name, given, hr, 1)
+                    pictures[name] = _read_given(name, each.given, hr, 1)
                 case "lr":
-                    image = lr
+                    pictures[name] = lr()
                 case "bicubic":
-                    image = images.upscale_bicubic(lr)
-                case generator:
-                    image = self._by_network(name, generator, lr, photo)
-            pngs.append(images.encode_png(image))
-        return {"image_id": photo["image_id"], "path": photo["path"], "height": height, "width": width, "pngs": pngs}
+                    pictures[name] = images.upscale_bicubic(lr())
+                case torch.nn.Module():
+                    pictures[name] = self._by_network(name, method, lr(), each.photo.path)
+        return pictures
 
-    def _by_network(self, name: str, generator: torch.nn.Module, lr: np.ndarray, photo: parts.Row) -> np.ndarray:
+    def _by_network(self, name: str, generator: torch.nn.Module, lr: np.ndarray, path: str) -> np.ndarray:
         try:
             return upscale(generator, lr, self.device)
         except FloatingPointError as error:
             raise UserError(
-                f"{name} gives {error} for {photo['path']}: its weights are no use, and nothing of the image is kept; "
+                f"{name} gives {error} for {path}: its weights are no use, and nothing of the image is kept; "
                 "train it again with a lower learning rate, or give other weights"
             ) from None
 
@@ -133,7 +144,7 @@ def _read_given(what: str, given: Mapping[str, str], hr: np.ndarray, smaller: in
 
 @dataclasses.dataclass(frozen=True)
 class UpscaleActors:
-    """How many actors a job starts (None: as many as the present CPUs or GPUs hold), and what each holds of a GPU."""
+    """Number of actors that a job starts (None: as many as the present CPUs or GPUs hold), and each one's GPU share."""
 
     count: int | None
     num_gpus: float

@@ -1,11 +1,11 @@
 """Image quality metrics: NIQE, Ma, PI, PSNR, SSIM, and those of pyiqa.
 
-`niqe`, `ma` and `psnr` here are the functions, which hide the modules of those names; what else is in a module is
-imported from it: `from ranksr.metrics.ma import MaModel`.
+`score_niqe(image)`, `score_ma(image)` and `score_pi(image)` score one image or many; `psnr` and `ssim` compare two.
 """
 
-from ranksr.metrics.correlation import spearman
-from ranksr.metrics.ma import MaModel, load_ma_model, save_ma_model
+from ranksr.metrics.engine import Judge, Models, load_models, score, score_batch, score_ma, score_niqe, score_pi
+from ranksr.metrics.fidelity import psnr, ssim
+from ranksr.metrics.ma.model import MaModel, load_ma_model, save_ma_model
 from ranksr.metrics.niqe import (
     NiqeModel,
     fit_niqe_model,
@@ -15,14 +15,13 @@ from ranksr.metrics.niqe import (
     smallest_niqe_px,
 )
 from ranksr.metrics.profiles import PROFILES, to_gray
-from ranksr.metrics.psnr import psnr, ssim
-from ranksr.metrics.scorer import Models, load_models, ma, niqe, pi, score, score_batch
-from ranksr.metrics.scores import Score, mean_score
-from ranksr.metrics.table import METRICS, Metric, as_lower_better, metric_info
+from ranksr.metrics.scores import Score, mean_score, spearman
+from ranksr.metrics.table import METRICS, Metric, as_lower_better, made_of, metric_info
 
 __all__ = [
     "METRICS",
     "PROFILES",
+    "Judge",
     "MaModel",
     "Metric",
     "Models",
@@ -33,17 +32,18 @@ __all__ = [
     "load_ma_model",
     "load_models",
     "load_niqe_model",
-    "ma",
+    "made_of",
     "mean_score",
     "metric_info",
-    "niqe",
     "niqe_score",
-    "pi",
     "psnr",
     "save_ma_model",
     "save_niqe_model",
     "score",
     "score_batch",
+    "score_ma",
+    "score_niqe",
+    "score_pi",
     "smallest_niqe_px",
     "spearman",
     "ssim",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ranksr.config import UserError
+from ranksr.errors import UserError
 from ranksr.metrics.scores import Score, unscorable
 
 OF_IMAGE_SETS = ("fid", "inception_score")

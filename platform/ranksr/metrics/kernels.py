@@ -1,4 +1,4 @@
-"""What every compiled kernel shares: how numba compiles it, and where the machine code is cached.
+"""Compiled kernels: numba's options, the cache of machine code, shared lookup tables.
 
 numba keys its cache on the source file's content and on the CPU, and puts it beside the source, or in the user's
 cache folder when the package is read-only, or in NUMBA_CACHE_DIR when that is set. A kernel's callees are compiled

@@ -61,7 +61,7 @@ def _decompressed(content: bytes) -> bytes:
 
 
 def _elements(data: bytes, order: str) -> Iterator[tuple[int, bytes]]:
-    """(type, content) of the data elements that lie behind one another."""
+    """(type, content) of consecutive data elements."""
     place = 0
     while place < len(data):
         if place + 8 > len(data):

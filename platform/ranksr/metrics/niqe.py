@@ -15,8 +15,8 @@ import numpy as np
 import scipy.special
 
 from ranksr import storage
-from ranksr.config import UserError
 from ranksr.downloads import fetch
+from ranksr.errors import UserError
 from ranksr.metrics.kernels import kernel, nearest_ascending, scratch
 from ranksr.metrics.matfile import read_matfile
 from ranksr.metrics.profiles import SHAVE_PX
@@ -166,7 +166,7 @@ def _taps() -> tuple[np.ndarray, np.ndarray]:
 
 @functools.cache
 def _shape_table() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """For alpha = 0.2, 0.201 .. 10: alpha, the moment ratio, sqrt(G(1/a) / G(3/a)) and G(2/a) / G(1/a)."""
+    """Table over alpha = 0.2, 0.201 .. 10: alpha, the moment ratio, sqrt(G(1/a) / G(3/a)) and G(2/a) / G(1/a)."""
     alpha = 0.2 + 0.001 * np.arange(9801)
     first, second, third = (scipy.special.gammaln(k / alpha) for k in (1, 2, 3))
     return alpha, np.exp(2 * second - first - third), np.exp((first - third) / 2), np.exp(second - first)

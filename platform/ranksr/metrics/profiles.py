@@ -4,7 +4,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from ranksr.config import UserError
+from ranksr.errors import UserError
 from ranksr.images import luma, matlab_gray, shave
 
 Profile = Literal["pirm", "gray"]

@@ -1,4 +1,4 @@
-"""A score, and why an image has none."""
+"""A score, the reasons for having none, means and rank correlation of scores."""
 
 import math
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 FITTED = "calibrated here, not comparable with published values"
-"""What every table says that shows scores of a fitted model."""
+"""The remark in every table that shows scores of a fitted model."""
 
 
 class Score(NamedTuple):
@@ -55,3 +55,24 @@ def why_no_statistics(gray: np.ndarray) -> str | None:
     if any((a[:, :1] == b[:, :1]).all() and (a == b).all() for a, b in (*shifts, *diagonals)):
         return "one-dimensional pattern"
     return None
+
+
+def spearman(a: np.ndarray, b: np.ndarray) -> float:
+    """Spearman's rank-order correlation (SROCC) of two equally long vectors, ties by average ranks.
+
+    NaN when a vector is constant, shorter than 2 or holds NaN.
+    """
+    first, second = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"spearman needs two vectors of one length, got shapes {first.shape} and {second.shape}")
+    if first.size < 2 or np.isnan(first).any() or np.isnan(second).any():
+        return float("nan")
+    ranks = [_ranks(vector) - (vector.size + 1) / 2 for vector in (first, second)]
+    scale = np.sqrt((ranks[0] @ ranks[0]) * (ranks[1] @ ranks[1]))
+    return float(np.clip(ranks[0] @ ranks[1] / scale, -1, 1)) if scale else float("nan")
+
+
+def _ranks(vector: np.ndarray) -> np.ndarray:
+    """Ranks from 1; equal values share the average. Equal to scipy.stats.rankdata, whose import is slow."""
+    _, place, counts = np.unique(vector, return_inverse=True, return_counts=True)
+    return (np.cumsum(counts) - (counts - 1) / 2)[place]

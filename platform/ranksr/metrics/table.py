@@ -1,20 +1,22 @@
 """The METRICS table: each metric's direction and whether it needs a reference, said once."""
 
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
-from ranksr.config import UserError
+import numpy as np
+
+from ranksr.errors import UserError
 
 PYIQA = "pyiqa:"
 
 
 class Metric(NamedTuple):
-    """What a reader of scores must know about a metric."""
+    """Direction and needs of a metric."""
 
     name: str
     lower_is_better: bool
     needs_reference: bool
     best: float
-    """For a metric where higher is better: what `as_lower_better` subtracts from (Ma: 10, as PI does)."""
+    """Best value, where higher is better: `as_lower_better` subtracts from it (Ma: 10, as PI does)."""
 
 
 METRICS = {
@@ -41,7 +43,15 @@ def metric_info(name: str) -> Metric:
     raise UserError(f"metric {name!r} is unknown: use {', '.join(METRICS)} or {PYIQA}NAME")
 
 
-def as_lower_better(metric: str, value: float) -> float:
+def made_of(metric: str) -> tuple[str, ...]:
+    """The scored metrics behind a metric: NIQE and Ma behind PI, every other metric itself."""
+    return ("niqe", "ma") if metric == "pi" else (metric,)
+
+
+T = TypeVar("T", float, np.ndarray)
+
+
+def as_lower_better(metric: str, value: T) -> T:
     """`value` reflected so that lower is better: unchanged, or `best - value` (Ma enters as 10 - Ma). NaN stays."""
     info = metric_info(metric)
     return value if info.lower_is_better else info.best - value

@@ -6,10 +6,9 @@ Images are float32 NCHW RGB in [0, 1] on both sides of every network.
 from torch import nn
 
 from ranksr import config as configs
-from ranksr.models.discriminator import Discriminator
+from ranksr.models.critics import Discriminator, Ranker
 from ranksr.models.features import build_features
 from ranksr.models.fsrcnn import FSRCNN
-from ranksr.models.ranker import Ranker
 from ranksr.models.rrdbnet import RRDBNet
 from ranksr.models.srresnet import MSRResNet, SRResNet
 
@@ -27,6 +26,7 @@ def build_generator(config: configs.Generator) -> nn.Module:
             return RRDBNet(config.features, config.blocks, config.growth)
         case configs.FSRCNN():
             return FSRCNN(config.features, config.shrink, config.blocks)
+    raise AssertionError(config)
 
 
 def build_discriminator(config: configs.Discriminator, hr_patch_px: int) -> nn.Module:

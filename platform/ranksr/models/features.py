@@ -20,11 +20,15 @@ PUBLISHED_URLS = {
 }
 """torchvision's IMAGENET1K_V1 files; the name ends in the first digits of the file's SHA-256."""
 RANDOM_SEED = 0
-"""Of `weights: random` and of the noise below: every worker and every run has the same features."""
+"""Seed of `weights: random` and of the noise below: every worker and every run has the same features."""
 
 
 class Features(nn.Module):
     """(N, 3, H, W) RGB in [0, 1] to a feature map, 1/16 of the size, times `scale`."""
+
+    scale: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, features: nn.Sequential) -> None:
         super().__init__()

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ranksr.config import SCALE
+from ranksr import SCALE
 from ranksr.models.initialise import he_normal_
 
 LUMA_WEIGHTS = (65.481 / 255, 128.553 / 255, 24.966 / 255)
@@ -18,6 +18,8 @@ class FSRCNN(nn.Module):
     The network makes Y; Cb and Cr are bicubic. The way back to RGB adds 255/219 of Y to each channel, so only the
     difference between the network's Y and the bicubic Y has to be added to the bicubic RGB image.
     """
+
+    luma_weights: torch.Tensor
 
     def __init__(self, features: int, shrink: int, blocks: int) -> None:
         super().__init__()
@@ -33,6 +35,7 @@ class FSRCNN(nn.Module):
         he_normal_(self.extract, self.mapping)
         # Normal with 0.001, as in the paper: He's fan would be that of 9x9 taps, of which an output pixel sees few.
         nn.init.normal_(self.upsample.weight, std=0.001)
+        assert self.upsample.bias is not None
         nn.init.zeros_(self.upsample.bias)
 
     def forward(self, lr: torch.Tensor) -> torch.Tensor:

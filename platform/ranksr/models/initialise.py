@@ -1,10 +1,10 @@
-"""How convolutions and linear layers start: He's normal initialisation, scaled down where a branch is added."""
+"""Initial weights of convolutions and linear layers: He's normal, scaled down for residual branches."""
 
 import torch
 from torch import nn
 
 RESIDUAL_SCALE = 0.1
-"""Of layers whose output is added to something that is right already (ESRGAN 3.3; the authors' code)."""
+"""Scale of layers in residual branches (ESRGAN 3.3; the authors' code)."""
 
 
 def he_normal_(*modules: nn.Module, scale: float = 1.0, rng: torch.Generator | None = None) -> None:

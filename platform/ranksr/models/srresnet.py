@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ranksr.config import SCALE
+from ranksr import SCALE
 from ranksr.models.initialise import RESIDUAL_SCALE, he_normal_
 
 

@@ -1,9 +1,9 @@
 """The report of a run: tables beside the paper's, training curves and pictures on one page that opens from disk."""
 
-from ranksr.report.ablation_tables import ablation_text
-from ranksr.report.ablations import read_ablation, read_ablations
+from ranksr.report.ablation.records import read_ablation, read_ablations
+from ranksr.report.ablation.summary import ablation_text
 from ranksr.report.page import build_report, duration, results_table_text
-from ranksr.report.rank_dataset import rank_dataset_json, rank_dataset_text
+from ranksr.report.rank.words import rank_dataset_json, rank_dataset_text
 from ranksr.report.story import Story, remarks
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""The report's pictures: the same region of one photograph by every method, and where it lies."""
+"""The report's pictures: one region of a photograph by every method, and its place in the photograph."""
 
 import base64
 import dataclasses
@@ -7,8 +7,7 @@ import math
 import cv2
 import numpy as np
 
-from ranksr import images, storage
-from ranksr.config import SCALE
+from ranksr import SCALE, images, storage
 from ranksr.report.story import Story
 from ranksr.report.tables import METRIC_LABELS, METRIC_UNITS, number, per_image
 
@@ -32,7 +31,7 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Strip:
-    """One photograph: where the region lies, then the region by every method."""
+    """One photograph: its overview with the region framed, then the region by every method."""
 
     test_set: str
     image: str
@@ -105,8 +104,8 @@ def _overview(hr: np.ndarray, y: int, x: int, height: int, width: int) -> np.nda
     """The photograph, made small, with the region framed."""
     zoom = min(1.0, 2 * OVERVIEW_PX / max(hr.shape[:2]))  # twice the shown size: sharp on dense screens
     small = cv2.resize(hr, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_AREA)
-    corners = [(round(x * zoom), round(y * zoom)), (round((x + width) * zoom) - 1, round((y + height) * zoom) - 1)]
-    return cv2.rectangle(small, *corners, BOX_COLOUR, 2)
+    first, last = (round(x * zoom), round(y * zoom)), (round((x + width) * zoom) - 1, round((y + height) * zoom) - 1)
+    return cv2.rectangle(small, first, last, BOX_COLOUR, 2)
 
 
 def data_uri(image: np.ndarray) -> str:

@@ -16,12 +16,13 @@ import pyarrow as pa
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
 from ranksr.config import Config
-from ranksr.data.statistics import Bounds, Statistics, bin_edges, histogram
 from ranksr.report import paper
-from ranksr.report.rank_dataset import label_name
+from ranksr.report.rank.statistics import Bounds, Statistics, bin_edges, histogram
+from ranksr.report.rank.words import label_name
 from ranksr.report.tables import labelled, number
 
 INK = "#010203"
@@ -29,7 +30,7 @@ INK = "#010203"
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Okabe and Ito: told apart by colour-blind readers, and seen on white and on black."""
 DASHES = ("-", "--", "-.", ":", (0, (6, 1, 1, 1, 1, 1)), (0, (2, 1)))
-"""So that no line is known by its colour alone."""
+"""Line styles, so that no line is told by its colour alone."""
 NOT_CURVES = frozenset({"step", "split", "learning_rate"})
 LOSS = "loss, weighted"
 TERMS = ("pixel", "perceptual", "adversarial", "rank content", "discriminator", "D(HR)", "D(SR)")
@@ -38,7 +39,7 @@ DIAGNOSTICS = {
     "d_fake": ("probability of being real", "D(SR)"),
     "pair_error": ("pairs in wrong order", "pairs in wrong order"),
 }
-"""What training logs beside its losses: the panel and the line for each."""
+"""Logged values beside the losses: panel and line of each."""
 NUM_GROUPS, SMALLEST_GROUP = 10, 5
 """Dots of a line of group means, and the locations that each needs."""
 FIGURE_6 = ("srgan", "ranksrgan")
@@ -104,7 +105,7 @@ def upper_bounds(found: Statistics) -> Markup | None:
 
 
 def _draw_bounds(axes: Axes, bounds: Bounds, methods: Sequence[str], name: str) -> None:
-    bars = {**bounds.means, "UB_MC": bounds.ub_mc, "UB_MR": bounds.ub_mr}
+    bars: dict[str, Any] = {**bounds.means, "UB_MC": bounds.ub_mc, "UB_MR": bounds.ub_mr}
     colours = [*(PALETTE[methods.index(each) % len(PALETTE)] for each in bounds.means), "#808080", INK]
     drawn = axes.barh(list(bars), list(bars.values()), color=colours, height=0.7)
     axes.bar_label(drawn, [number(value) for value in bars.values()], padding=3)
@@ -115,7 +116,7 @@ def _draw_bounds(axes: Axes, bounds: Bounds, methods: Sequence[str], name: str) 
 
 
 def score_histograms(found: Statistics) -> Markup | None:
-    """How the scores of each method are spread, a panel for each metric."""
+    """Distribution of each method's scores, a panel for each metric."""
     bins, methods = found.splits["all"].histograms, found.methods
     draw = [
         functools.partial(_draw_histograms, bins=bins[name], edges=edges, name=labelled(name), methods=methods)
@@ -158,7 +159,7 @@ def ranker_scores(table: pa.Table, config: Config) -> Markup:
     values, scores = (of[scored] - of[scored].mean(axis=1, keepdims=True) for of in (values, scores))
     means = {name: _group_means(values[:, i], scores[:, i]) for i, name in enumerate(names)}
     draw = [
-        functools.partial(_draw_histograms, bins=bins, edges=edges, name="score", methods=stored),
+        functools.partial(_draw_histograms, bins=bins, edges=edges.tolist(), name="score", methods=stored),
         functools.partial(_draw_means, means=means, name=label_name(config.ranker.metric), methods=stored),
     ]
     return side_by_side("Ranker", "Scores of the Ranker: histograms, and how they follow the metric", draw)
@@ -190,7 +191,9 @@ def side_by_side(title: str, description: str, draw: Sequence[Callable[[Axes], N
         num_columns = min(len(draw), 4)
         num_rows = -(-len(draw) // num_columns)
         figure = Figure(figsize=(3.4 * num_columns, 2.9 * num_rows), layout="constrained")
-        figure.get_layout_engine().set(w_pad=0.12)
+        engine = figure.get_layout_engine()
+        assert isinstance(engine, ConstrainedLayoutEngine)
+        engine.set(w_pad=0.12)
         every = figure.subplots(num_rows, num_columns, squeeze=False).ravel()
         for axes, draw_panel in zip(every, draw, strict=False):
             draw_panel(axes)
@@ -225,7 +228,7 @@ def _draw_panel(axes: Axes, name: str, lines: Lines) -> None:
 
 
 def _place(label: str) -> int:
-    """Where a line stands among the others, so that a loss term looks the same in every stage."""
+    """Index of a line's colour, so that a loss term looks the same in every stage."""
     return TERMS.index(label) if label in TERMS else len(TERMS)
 
 
@@ -240,7 +243,7 @@ def _draw(axes: Axes, points: np.ndarray, marker: str | None, **style: Any) -> N
 
 
 def logged(rows: Sequence[Row], split: str) -> Lines:
-    """What was logged for `split`, by tag, without NaN and infinity."""
+    """Logged values of `split` by tag, (N, 2) of step and value, without NaN and infinity."""
     found: dict[str, list[tuple[float, float]]] = {}
     for row in rows:
         for tag, value in row.items():

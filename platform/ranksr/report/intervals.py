@@ -30,12 +30,12 @@ class Interval:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """Of a trial to another, by the images and the seeds that both have."""
+    """Difference of one trial to another, over the images and seeds that both have."""
 
     over_images: Interval
-    """Of the differences of each image, which are means over the common seeds. Says nothing of other seeds."""
+    """Interval over images of the per-image differences, means over common seeds. Says nothing of other seeds."""
     over_seeds: Interval
-    """Of the differences of each common seed, which are means over the same images."""
+    """Interval over common seeds of the per-seed differences, means over the same images."""
     num_seeds: int
     """Common seeds. 0: there is none, and the mean over each side's own seeds is compared."""
     num_left_out: int
@@ -63,7 +63,7 @@ def interval(values: Iterable[float]) -> Interval:
 
 
 def over_seeds(scores: Scores) -> Interval:
-    """Of the seeds' values, each the mean over the images that have a score."""
+    """Interval over seeds, whose values are means over the images that have a score."""
     return interval(interval(images.values()).mean for images in scores.values())
 
 

@@ -10,8 +10,10 @@ from markupsafe import Markup
 
 from ranksr import __version__, storage
 from ranksr.metrics import metric_info
-from ranksr.report import ablation_figures, ablation_tables, ablations, crops, figures, rank_dataset, ranker, tables
-from ranksr.report.ablations import Ablation
+from ranksr.report import crops, figures, tables
+from ranksr.report.ablation import plots, records, summary
+from ranksr.report.ablation.records import Ablation
+from ranksr.report.rank import accuracy, words
 from ranksr.report.story import Story
 
 
@@ -26,7 +28,7 @@ def build_report(folder: str, story: Story) -> str:
     studies = [_study(ablation, story) for ablation in story.ablations]
     for study in studies:
         path = storage.join(folder, f"ablation_{study.table.ablation.name}.csv")
-        storage.write_bytes(path, ablation_tables.to_csv(study.table).encode())
+        storage.write_bytes(path, summary.to_csv(study.table).encode())
     path = storage.join(folder, "index.html")
     storage.write_bytes(path, _html(story, table, studies).encode())
     return path
@@ -50,23 +52,21 @@ def _markdown(story: Story, table: tables.Results) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-    """What the page shows of one ablation."""
+    """Table and figures of one ablation."""
 
-    table: ablation_tables.Table
+    table: summary.Table
     convergence: Markup | None
     targets: Markup | None
     sweep: Markup | None
 
 
 def _study(ablation: Ablation, story: Story) -> Study:
-    scores = ablations.scores_by_label(
-        ({**row, "seed": story.config.seed} for row in story.scores.to_pylist()), "method"
-    )
+    scores = records.scores_by_label(({**row, "seed": story.config.seed} for row in story.scores.to_pylist()), "method")
     return Study(
-        table=ablation_tables.table(ablation, story.config),
-        convergence=ablation_figures.convergence(ablation),
-        targets=ablation_figures.targets(ablation, scores),
-        sweep=ablation_figures.sweep(ablation),
+        table=summary.table(ablation, story.config),
+        convergence=plots.convergence(ablation),
+        targets=plots.targets(ablation, scores),
+        sweep=plots.sweep(ablation),
     )
 
 
@@ -89,15 +89,15 @@ def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
         convergence=figures.convergence(story.curves),
         curves=[(stage, figure) for stage, figure in drawn if figure],
         pictures=crops.strips(story),
-        words=rank_dataset,
+        words=words,
         bounds=figures.upper_bounds(found) if found else None,
         histograms=figures.score_histograms(found) if found else None,
         png_uri=crops.png_uri,
-        ranker=ranker,
-        judged=ranker.summarise(judged, story.config.ranker) if judged else None,
+        ranker=accuracy,
+        judged=accuracy.summarise(judged, story.config.ranker) if judged else None,
         ranker_scores=figures.ranker_scores(judged, story.config) if judged else None,
         studies=studies,
-        noise=ablation_tables.NOISE,
+        noise=summary.NOISE,
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         duration=duration,
         plain=plain,

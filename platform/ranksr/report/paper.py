@@ -1,4 +1,4 @@
-"""The numbers of the paper's seven tables, as plain data, and which of them stands beside which of ours.
+"""Numbers of the paper's seven tables, and the row that belongs to a trial or method here.
 
 RankSRGAN, Zhang et al., ICCV 2019. All at x4; PSNR in dB on Y with 4 px shaved. The tables disagree among
 themselves by 0.01 to 0.02, and are copied as printed.
@@ -7,7 +7,8 @@ themselves by 0.01 to 0.02, and are copied as printed.
 import dataclasses
 from typing import Any
 
-from ranksr.config import Config, RankerConfig, UserError
+from ranksr.config import Config, RankerConfig, with_overrides
+from ranksr.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +24,7 @@ class Row:
     method: str | None = None
     """Name of this method in the project's configs, in the tables that compare methods."""
     settings: dict[str, Any] = dataclasses.field(default_factory=dict)
-    """What an ablation's trial must be configured to, by dotted key, to be this row."""
+    """Settings by dotted key that make a trial this row."""
 
     def score(self, metric: str) -> float | None:
         """The value of one of our metrics, if the row has it."""
@@ -132,7 +133,7 @@ RANKER_SROCC = 0.88
 
 
 def score_of(test_set: str, method: str, metric: str) -> float | None:
-    """What Table 2 prints for this method on this test set, or None."""
+    """Table 2's number for this method on this test set, or None."""
     for row in TABLE_2:
         if (row.test_set, row.method) == (test_set, method):
             return row.score(metric)
@@ -140,12 +141,12 @@ def score_of(test_set: str, method: str, metric: str) -> float | None:
 
 
 def ranker_srocc(ranker: RankerConfig) -> float | None:
-    """What the paper reports for a Ranker that learned the same as this one, or None."""
+    """The paper's SROCC of a Ranker that learned the same as this one, or None."""
     return RANKER_SROCC if (ranker.metric, ranker.target) == ("niqe", "rank") else None
 
 
 def score_distance(ranker: RankerConfig) -> float | None:
-    """What Table 5 prints for a Ranker that learned the same as this one, or None. It is that of TABLE_5_METHODS."""
+    """Table 5's number for a Ranker that learned the same as this one, or None. It is that of TABLE_5_METHODS."""
     learned = {METRIC: ranker.metric, TARGET: ranker.target}
     return next((row.scores["distance"] for row in TABLE_5 if row.settings == learned), None)
 
@@ -157,7 +158,7 @@ def row_of_trial(table: int | None, config: Config, overrides: list[str]) -> Row
     in `config`: a trial that also switches another term off is not the paper's experiment.
     """
     try:
-        trial = _varied(config.with_overrides(overrides))
+        trial = _varied(with_overrides(config, overrides))
     except UserError:
         return None  # the trial is listed with its error
     base = _varied(config)

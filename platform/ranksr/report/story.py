@@ -6,8 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from ranksr.config import Config
-from ranksr.data.statistics import Statistics
-from ranksr.report.ablations import Ablation
+from ranksr.report.ablation.records import Ablation
+from ranksr.report.rank.statistics import Statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,20 +20,20 @@ class Story:
     curves: dict[str, list[dict[str, Any]]]
     """Stage to the rows of its metrics.jsonl: {"step": int, "split": "train" | "val", "<tag>": float, ...}."""
     stages: list[dict[str, Any]]
-    """In pipeline order: {"name", "folder", "fingerprint", "seconds" (None: unknown), "results": {...}}."""
+    """Stages in pipeline order: {"name", "folder", "fingerprint", "seconds" (None: unknown), "results": {...}}."""
     remarks: list[str]
     """Sentences that must stand next to the numbers."""
     ablations: list[Ablation]
     command: str
-    """What to type to make all of this again."""
+    """The command that makes all of this again."""
     rank_dataset: Statistics | None = None
-    """With the patches of its flips; None where the run has none."""
+    """Statistics with the patches of the flips; None where the run has no rank dataset."""
     ranker_scores: pa.Table | None = None
     """A row per validation location, as `train.ranker_report.SCHEMA` says; None where the run has none."""
 
 
 def remarks(config: Config) -> list[str]:
-    """What must be known to read the numbers of this config."""
+    """Remarks that are needed to read the numbers of this config."""
     said = []
     if config.scoring.niqe_model == "fit":
         said.append(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ranksr.config import Scoring
-from ranksr.metrics import mean_score, metric_info
+from ranksr.metrics import made_of, mean_score, metric_info
 from ranksr.report import paper
 from ranksr.report.story import Story
 
@@ -19,7 +19,7 @@ CALIBRATED = "†"
 """Marks a metric whose model was fitted in this run; the remarks say so beside the table."""
 
 CellScores = dict[tuple[str, str, str], list[float]]
-"""By (method, test_set, metric), without NaN."""
+"""(method, test_set, metric) to scores, without NaN."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Cell:
     """Over the images that have a score; NaN when none has."""
     num_scored: int
     num_images: int
-    """In the test set."""
+    """Number of images in the test set."""
     paper: float | None
     best: bool
 
@@ -69,7 +69,7 @@ class Results:
     rows: list[tuple[str, list[Cell]]]
     """Method and its cells, in the order of the columns."""
     num_images: dict[str, int]
-    """By test set."""
+    """Test set to its number of images."""
     unscored: list[str]
     """One sentence for each reason why scores are missing."""
 
@@ -82,8 +82,8 @@ def labelled(metric: str) -> str:
 
 def is_calibrated(metric: str, scoring: Scoring) -> bool:
     """Whether the values of a metric depend on a model that this run fitted."""
-    fitted = {"niqe": scoring.niqe_model == "fit", "ma": scoring.ma_model == "fit"}
-    return fitted["niqe"] or fitted["ma"] if metric == "pi" else fitted.get(metric, False)
+    models = {"niqe": scoring.niqe_model, "ma": scoring.ma_model}
+    return any(models.get(raw) == "fit" for raw in made_of(metric))
 
 
 def number(value: float | None) -> str:
@@ -96,7 +96,7 @@ def number(value: float | None) -> str:
 
 
 def decimals(value: float) -> int:
-    """How many of them a value is shown with."""
+    """Number of decimals that a value is shown with."""
     return 4 if abs(value) < 1 and value else 2
 
 
@@ -177,7 +177,7 @@ def _unscored(story: Story) -> list[str]:
 
 
 def _in_order(wanted: Iterable[str], present: Iterable[str]) -> list[str]:
-    """Those of `wanted` that are present, then the other present ones."""
+    """The present names: first in the order of `wanted`, then the others."""
     known = dict.fromkeys(present)
     return [name for name in dict.fromkeys([*wanted, *known]) if name in known]
 

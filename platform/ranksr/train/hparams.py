@@ -12,7 +12,7 @@ Shown = bool | float | str
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """What the runs of one table have in common."""
+    """Keys and metrics that the runs of one table share."""
 
     kinds: Mapping[str, type]
     """Every hyper-parameter of any run, with the type by which all show it: bool, float or str."""

@@ -1,4 +1,4 @@
-"""What a training tells: metrics.jsonl and TensorBoard, and the rates of its progress line.
+"""Records of a training: metrics.jsonl, TensorBoard, and the rates of its progress line.
 
 TensorBoard shows each stage as a run of its own with the same tags: `train/` loss terms, learning rate, gradient norms;
 `val/` metrics and pictures; `speed/`. Its custom scalars lay NIQE and PSNR of all runs over each other (Figure 6).
@@ -19,10 +19,13 @@ import torch
 
 from ranksr import storage
 from ranksr.config import Training
+from ranksr.runs import METRICS
 from ranksr.train import hparams
 from ranksr.train.world import World
 
 T = TypeVar("T")
+Row = dict[str, Any]
+"""A row of metrics.jsonl: {"step": int, "split": "train" | "val", NAME: float}."""
 
 LAYOUT = {"Figure 6": {"NIQE": ["Multiline", ["val/niqe"]], "PSNR": ["Multiline", ["val/psnr"]]}}
 PICTURE = "val/lr_bicubic_sr_hr"
@@ -32,22 +35,22 @@ ABOUT = ("step", "split")
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where one training writes."""
+    """Name and output folders of one training."""
 
     name: str
     folder: str
     """<stage>: checkpoints/, metrics.jsonl, weights.pt."""
     tensorboard: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    """What TensorBoard lists as hyper-parameters, the same keys for the same things in every run."""
+    """Hyper-parameters in TensorBoard, under the same keys in every run."""
     experiment: hparams.Experiment | None = None
     """Keys and metrics of all runs of TensorBoard's table; None: this one's settings alone."""
     texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """What TensorBoard shows as text, by title: the resolved config, the command."""
+    """Texts in TensorBoard by title: the resolved config, the command."""
 
 
-def read_metrics(path: str) -> list[dict[str, Any]]:
-    """Rows of a metrics.jsonl: {"step": int, "split": "train" | "val", NAME: float}; empty when there is no file."""
+def read_metrics(path: str) -> list[Row]:
+    """Rows of a metrics.jsonl; empty when there is no file."""
     rows = storage.read_jsonl(path)
     return [
         {key: value if key in ABOUT else storage.as_numbers(value) for key, value in row.items() if key != "reasons"}
@@ -73,7 +76,7 @@ class Journal:
     """
 
     def __init__(self, place: Place, start_step: int) -> None:
-        self._path = storage.join(place.folder, "metrics.jsonl")
+        self._path = storage.join(place.folder, METRICS)
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= start_step]
         if not start_step:  # killed before its first checkpoint: TensorBoard would draw that start's curves too
             for name, _ in storage.list_files(place.tensorboard):
@@ -138,7 +141,7 @@ class Pace:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """What happens inside is no part of the steps."""
+        """Exclude the time inside the block from the rates."""
         start = time.monotonic()
         yield
         self._time += time.monotonic() - start
@@ -160,7 +163,7 @@ class Pace:
 
 
 def pace_line(values: Mapping[str, float]) -> str:
-    """What `Pace.read` gives, for the progress line."""
+    """The values of `Pace.read` as a part of the progress line."""
     minutes, seconds = divmod(round(values["seconds_left"]), 60)
     return (
         f"{values['steps_per_second']:.2f} step/s  {values['images_per_second']:.1f} images/s  "

@@ -13,13 +13,14 @@ from ranksr import metrics, storage
 from ranksr.checkpoints import Checkpoints
 from ranksr.config import Training
 from ranksr.data.feed import Batch
+from ranksr.runs import CHECKPOINTS, WEIGHTS
 from ranksr.train.journal import Journal, Pace, Place, pace_line
 from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
 
 RANKER_VALIDATION = {"srocc": False, "pair_accuracy": False, "score_distance": True}
-"""What a Ranker is validated by, and whether lower is better (paper Table 5 for the distance of scores)."""
+"""Validation metrics of a Ranker, and whether lower is better (paper Table 5 for the distance of scores)."""
 
 
 def validated_by(training_of_ranker: bool, with_pi: bool) -> tuple[str, ...]:
@@ -28,14 +29,14 @@ def validated_by(training_of_ranker: bool, with_pi: bool) -> tuple[str, ...]:
 
 
 class Learner(Protocol):
-    """What `fit` needs: the networks, their optimisers, and one update."""
+    """Interface of a learner for `fit`: networks, optimisers, one update."""
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
         """One optimiser step; the loss terms as they were weighted, detached."""
         ...
 
     def observe(self) -> dict[str, torch.Tensor]:
-        """What else is shown of the last update on logged steps: gradient norms, ranking score."""
+        """Further values of the last update, on logged steps: gradient norms, ranking score."""
         ...
 
     def validate(self) -> dict[str, float]:
@@ -99,7 +100,7 @@ def gradient_norm(network: torch.nn.Module) -> torch.Tensor:
 def check_finite(terms: dict[str, torch.Tensor], step: int, world: World) -> None:
     """Raise NonFiniteLossError, before an optimiser step, naming the term. One wait for the device.
 
-    On every worker when it happens on one: the others would wait for its gradients for ever.
+    On every worker when it happens on one: the others would wait for its gradients without end.
     """
     finite = world.all(torch.isfinite(torch.stack([term.detach() for term in terms.values()])))
     if not bool(finite.all()):
@@ -125,7 +126,7 @@ def fit(
     validation. Leaves `weights.pt`. Raises StopRequested once `stop()` is true on some worker, after a checkpoint.
     """
     compute = world.compute
-    checkpoints = Checkpoints(storage.join(place.folder, "checkpoints"), compute.keep_checkpoints)
+    checkpoints = Checkpoints(storage.join(place.folder, CHECKPOINTS), compute.keep_checkpoints)
     step, best = _resume(learner, checkpoints, place, world)
     with contextlib.closing(Journal(place, step)) if world.is_first else contextlib.nullcontext() as journal:
         pace = Pace(step, training, world)
@@ -241,7 +242,7 @@ def _choose(
     place: Place,
     checkpoints: Checkpoints,
 ) -> None:
-    target = storage.join(place.folder, "weights.pt")
+    target = storage.join(place.folder, WEIGHTS)
     if best is not None:
         storage.write_bytes(target, storage.read_bytes(checkpoints.best_path(best["step"])))
         log.info("%s: keeps the weights of step %d, best by %s", place.name, best["step"], training.best_metric)

@@ -10,6 +10,7 @@ from ranksr.config import RankerConfig
 from ranksr.data.feed import Batch
 from ranksr.data.labels import Labels
 from ranksr.models import build_ranker
+from ranksr.train.held_out import score_locations, summarise
 from ranksr.train.loop import (
     RANKER_VALIDATION,
     check_finite,
@@ -19,7 +20,6 @@ from ranksr.train.loop import (
     restore_adam,
     set_learning_rate,
 )
-from ranksr.train.ranker_report import score_locations, summarise
 from ranksr.train.world import World, unwrap
 
 
@@ -54,7 +54,7 @@ class RankerLearner:
         check_finite(terms, step, self.world)
         set_learning_rate(self.optimizer, learning_rate(self.config.train, step))
         self.optimizer.zero_grad(set_to_none=True)
-        sum(terms.values()).backward()
+        torch.stack(list(terms.values())).sum().backward()
         self.optimizer.step()
         wrong = (first - second) * (batch["metric_first"] - batch["metric_second"]) <= 0
         return {**{name: term.detach() for name, term in terms.items()}, "pair_error": wrong.float().mean()}

@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ranksr import checkpoints, images, losses, metrics
-from ranksr.config import SCALE, Discriminator, Method, Perceptual, RankContent
+from ranksr import SCALE, checkpoints, images, losses, metrics
+from ranksr.config import Discriminator, Method, Perceptual, RankContentLoss
 from ranksr.data.feed import Batch
-from ranksr.data.score import Judge
+from ranksr.metrics.engine import Judge
 from ranksr.models import build_discriminator, build_features, build_generator
 from ranksr.train.loop import (
     check_finite,
@@ -42,7 +42,7 @@ class SRLearner:
         method: Method,
         perceptual: Perceptual,
         discriminator: Discriminator,
-        rank_content: RankContent,
+        rank_content_loss: RankContentLoss,
         judge: Judge,
         world: World,
         start: dict[str, torch.Tensor] | None,
@@ -50,8 +50,7 @@ class SRLearner:
         validation: Sequence[tuple[np.ndarray, np.ndarray]],
     ) -> None:
         self.method, self.world, self.judge, self.validation = method, world, judge, validation
-        self.perceptual, self.rank_content = perceptual, rank_content
-        weights = method.weights
+        self.perceptual, self.rank_content_loss = perceptual, rank_content_loss
         generator = build_generator(method.generator)
         if start is not None:
             generator.load_state_dict(start)
@@ -61,15 +60,15 @@ class SRLearner:
             self.average.to(world.device)
         self.generator = world.wrap(generator)
         self.optimizer = make_adam(self.generator, method.train, fused)
-        self.features = world.place(build_features(perceptual)) if weights.perceptual else None
+        self.features = world.place(build_features(perceptual)) if method.uses_features else None
         self.discriminator, self.discriminator_optimizer, self.ranker = None, None, None
-        if weights.adversarial:
+        if method.uses_discriminator:
             self.discriminator = world.wrap(build_discriminator(discriminator, method.hr_patch_px))
             self.discriminator_optimizer = make_adam(self.discriminator, method.train, fused)
-        if weights.rank_content:
+        if method.uses_ranker:
             assert ranker is not None
             # The authors' code leaves the frozen Ranker in train mode: batch norm by the statistics of the fakes.
-            self.ranker = world.place(ranker).train(rank_content.ranker_bn == "batch").requires_grad_(False)
+            self.ranker = world.place(ranker).train(rank_content_loss.ranker_bn == "batch").requires_grad_(False)
         self._ranking_scores: torch.Tensor | None = None
 
     @property
@@ -111,7 +110,7 @@ class SRLearner:
         if self.ranker is not None:
             scores = self.ranker(sr)
             terms["rank_content"] = weights.rank_content * losses.rank_content(
-                scores, self.rank_content.reduction, self.world.num_workers
+                scores, self.rank_content_loss.reduction, self.world.num_workers
             )
             self._ranking_scores = scores.detach()
         return terms

@@ -1,4 +1,4 @@
-"""The workers of one training: how networks and batches lie on them, and what they say to each other.
+"""The workers of one training: placement of networks and batches, collective calls.
 
 Plain values and collective calls; nothing here knows Ray.
 """
@@ -26,7 +26,7 @@ class World:
 
     def place(self, network: nn.Module) -> nn.Module:
         """The network on its device, in the memory layout and compiled as `compute` says."""
-        network = network.to(self.device, memory_format=self._layout)
+        network = network.to(self.device).to(memory_format=self._layout)  # type: ignore[call-overload]  # torch has it
         if self.compute.compile:
             network.compile()  # in place: the names of its weights stay, and forward() itself stays eager
         return network
@@ -62,7 +62,7 @@ class World:
         return torch.channels_last if self.compute.channels_last else torch.preserve_format
 
     def autocast(self, bf16: bool) -> torch.autocast:
-        """Where networks run in bfloat16, or nothing."""
+        """Context in which networks run in bfloat16; no effect without `bf16`."""
         return torch.autocast(torch.device(self.device).type, torch.bfloat16, enabled=bf16)
 
     def share_buffers(self, network: nn.Module) -> None:

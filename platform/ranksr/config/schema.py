@@ -1,0 +1,205 @@
+"""The keys of a config: typed, frozen sections with defaults, units and sources under each field.
+
+The sections of a method are in methods.py, rules between keys in checks.py, YAML files and overrides in files.py.
+"""
+
+from typing import Annotated, Any, Literal, Self
+
+import pydantic
+
+from ranksr.config.methods import Discriminator, Method, Perceptual, RankContentLoss, Training
+from ranksr.config.section import FileName, Fraction, Gpus, MethodName, NonNegative, PositiveInt, Section, Seed
+
+
+class Data(Section):
+    hr: str
+    """HR photographs: a folder, `s3://bucket/prefix`, or `skimage:NAME,NAME` (photographs in scikit-image's wheel)."""
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    """Action for a file that cannot be read: list it in rejected.parquet, or stop."""
+    max_bad_fraction: Fraction = 0.1
+    """With `skip`: largest tolerated fraction of bad files."""
+    val_fraction: Annotated[float, pydantic.Field(gt=0, lt=1)]
+    """Fraction of the *images* (never of the patches) held out for validation. Paper 4.1: 10 %."""
+    sub_image_px: PositiveInt = 480
+    """HR side of the sub-images that training crops from; a 2K photograph is never decoded for one crop."""
+    sub_image_stride_px: PositiveInt = 240
+    """Step of the sub-image grid; the last column and row are moved inwards to touch the border."""
+    images_per_part: PositiveInt = 4
+    """Photographs in one Parquet file and one Ray task: the work that a crash can cost."""
+
+
+class TestSet(Section):
+    name: FileName
+    """Name in tables, and of the folder of its pictures."""
+    hr: str
+    """Same forms as `data.hr`."""
+    lr: str | None = None
+    """Folder with the LR images under the HR file names; absent: made by MATLAB-compatible bicubic."""
+
+
+class Scoring(Section):
+    profile: Literal["pirm", "gray"] = "pirm"
+    """Colour and border protocol. pirm (paper 4.1, PIRM-2018): Y of rgb2ycbcr, rounded, 4 px shaved."""
+    niqe_model: str
+    """NIQE's pristine model: `published` (downloaded once), a .mat or .npz file, or `fit` (on `data.hr`)."""
+    ma_model: str | None = None
+    """Ma's regression model: `published`, a file, `fit`, or null: Ma and PI are not computed."""
+    ma_opinions: str | None = None
+    """With ma_model=fit: CSV (columns image, opinion 0 to 10); null: fit to a ladder of degraded photographs."""
+    metrics: tuple[str, ...] = ("niqe", "psnr")
+    """Columns of the evaluation tables, in this order."""
+
+    @pydantic.model_validator(mode="after")
+    def _opinions_are_fitted_to(self) -> Self:
+        if self.ma_opinions is not None and self.ma_model != "fit":
+            raise ValueError(f"ma_opinions={self.ma_opinions} is read only with ma_model=fit, not {self.ma_model}")
+        return self
+
+
+class Gap(Section):
+    """Keep a location only if two methods differ enough on a metric."""
+
+    methods: tuple[str, str]
+    """The two methods that must differ."""
+    more_than: NonNegative
+    """Least difference, in units of the metric."""
+    metric: str | None = None
+    """null: `ranker.metric`, the one that labels."""
+
+
+class RankDataset(Section):
+    hr: str | None = None
+    """Photographs of the rank dataset, same forms as `data.hr`; null: `data.hr`. Paper 4.1: DIV2K + Flickr2K."""
+    methods: tuple[str, ...]
+    """Methods shown at each location: of this config, of `external`, `bicubic`; `hr` is always added."""
+    patch_px: PositiveInt
+    """HR side of a patch; paper 4.1: 296."""
+    stride_px: PositiveInt
+    """Step of the grid of locations; paper 4.1: 200."""
+    min_sigma: NonNegative = 0.0
+    """Keep a location only if its mean local sigma in HR reaches this (grey levels; authors' code 4.2075). 0: off."""
+    max_locations_per_image: Annotated[int, pydantic.Field(ge=0)] = 0
+    """Cap per image, spread over it evenly (authors' code 200). 0: off."""
+    gap: Gap | None = None
+    """The authors' code keeps a location if SRGAN and ESRGAN differ by more than 0.1 in NIQE. null: off."""
+
+
+class RankerConfig(Section):
+    metric: str
+    """Metric whose order the Ranker learns: niqe, ma, pi or pyiqa:NAME."""
+    methods: tuple[str, ...]
+    """The stored methods that it compares; every rank dataset holds `hr` as well."""
+    min_gap: NonNegative = 0.0
+    """Pairs must differ by more than this on the label metric, when they are drawn. 0: ties only are left out."""
+    target: Literal["rank", "regression", "method"]
+    """rank: Eq. 4; regression: MSE on the score (Tables 5, 6); method: order of the methods, not of scores (Fig. 4)."""
+    features: PositiveInt = 64
+    """Channels of the first convolution; later ones have up to 8 times as many."""
+    hidden: PositiveInt = 100
+    """Width of the layer before the score."""
+    margin: NonNegative = 0.5
+    """Margin of the ranking loss (Eq. 4); paper 0.5."""
+    clamp: Annotated[float, pydantic.Field(gt=0)] | None = None
+    """Training only: scores are clamped to +- this (authors' code 5)."""
+    train: Training
+    """Optimiser, steps, validation."""
+
+
+class Evaluation(Section):
+    methods: tuple[str, ...]
+    """Rows of the tables and columns of the pictures: methods of this config, `bicubic`, `hr`."""
+
+
+class Validation(Section):
+    num_patches: PositiveInt
+    """Sub-images of the validation photographs used at every validation; never the test sets."""
+
+
+class Compute(Section):
+    """Resources of a run. Not part of any fingerprint: another machine continues the same run."""
+
+    num_workers: PositiveInt = 1
+    """They share each batch. Batch norm sees a worker's part of it; all else does not depend on their number."""
+    cpus_per_worker: Annotated[float, pydantic.Field(gt=0)] = 1
+    """CPUs that Ray reserves for a training worker."""
+    gpus_per_worker: Gpus = 0
+    """GPUs of a training worker, or a part of one; 0: it trains on the CPU."""
+    threads_per_worker: PositiveInt = 1
+    """Intra-op threads of torch in a training worker."""
+    loader_threads: PositiveInt = 1
+    """Threads that decode and crop ahead, in each worker."""
+    channels_last: bool = False
+    """Memory layout of networks and batches: faster convolutions on most hardware."""
+    compile: bool = False
+    """torch.compile of every network in training: needs a C++ compiler, and a minute at the start."""
+    fused_adam: bool = False
+    """One kernel for the whole Adam step."""
+    upscale_actors: PositiveInt | None = None
+    """Processes that make SR images, each on one CPU, where it scores them too, or on `gpus_per_upscaler`. null: as
+    many as the present CPUs or GPUs hold. On a cluster that grows with the work give the number it should grow to."""
+    gpus_per_upscaler: Gpus = 0
+    """GPUs of a process that makes SR images, or a part of one; 0: it works on a CPU."""
+    log_every_steps: PositiveInt = 100
+    """Steps between two progress lines and rows of metrics.jsonl."""
+    checkpoint_every_steps: PositiveInt = 5000
+    """Steps between two checkpoints: the training that a crash can cost."""
+    keep_checkpoints: PositiveInt = 2
+    """Number of checkpoints that are kept, the newest."""
+    max_failures: Annotated[int, pydantic.Field(ge=0)] = 3
+    """Number of times that a training restarts by itself from its last checkpoint when a worker dies."""
+    shared_filesystem: bool = False
+    """Say true when local paths are the same files on every node (NFS); else a cluster needs an s3:// run."""
+    max_concurrent_trials: PositiveInt | None = None
+    """Upper bound for trials side by side; null: as many as the CPUs and GPUs carry."""
+
+
+class Config(Section):
+    name: FileName
+    """Name of the run folder, runs/NAME, unless --run gives another."""
+    seed: Seed
+    """Seed of the split of photographs, of initial weights and of drawn samples."""
+    data: Data
+    """Photographs to train on."""
+    test_sets: tuple[TestSet, ...]
+    """Photographs that the evaluation scores; never trained or validated on."""
+    scoring: Scoring
+    """Models and protocol of the quality metrics."""
+    validation: Validation
+    """Images that trainings are validated on."""
+    perceptual: Perceptual
+    """Network and criterion of the perceptual loss."""
+    discriminator: Discriminator = Discriminator()
+    """Size of the discriminator of every method that has one."""
+    rank_content_loss: RankContentLoss
+    """Form of the rank-content loss of every steered method; its weight is `weights.rank_content`."""
+    methods: dict[MethodName, Method]
+    """Name to a generator and its training."""
+    external: dict[MethodName, str] = pydantic.Field(default={})
+    """Methods made elsewhere. Name to a checkpoint file of a built-in architecture, or to a folder of SR images under
+    the photographs' names (for the evaluation: one sub-folder a test set)."""
+    rank_dataset: RankDataset
+    """Patches of several methods side by side, scored."""
+    ranker: RankerConfig
+    """The network that learns their order."""
+    evaluation: Evaluation
+    """What the tables and pictures compare."""
+    compute: Compute = Compute()
+    """Resources; they change no result."""
+
+    def select(self, *paths: str) -> dict[str, Any]:
+        """The settings under these dotted paths, flat: `{"methods.srgan.train.steps": 100, ...}`."""
+        dumped = self.model_dump(mode="json")
+        flat: dict[str, Any] = {}
+        for path in paths:
+            node = dumped
+            for key in path.split("."):
+                node = node[key]
+            flat |= flatten(path, node)
+        return flat
+
+
+def flatten(prefix: str, node: Any) -> dict[str, Any]:
+    """The leaves under `node` by their dotted keys, which begin with `prefix`."""
+    if not isinstance(node, dict):
+        return {prefix: node}
+    return {key: leaf for name, below in node.items() for key, leaf in flatten(f"{prefix}.{name}", below).items()}

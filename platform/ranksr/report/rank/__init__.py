@@ -1,0 +1,1 @@
+"""The report's part on rank datasets and Rankers, also printed by `ranksr dataset show`."""

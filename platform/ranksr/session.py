@@ -1,0 +1,111 @@
+"""Session of a command: the run it fills, Ray started or joined, other commands locked out."""
+
+import contextlib
+import json
+import logging
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from ranksr import pipeline, preflight, progress, runs, storage
+from ranksr.config import Config, load_config
+from ranksr.errors import UserError
+
+log = logging.getLogger(__name__)
+
+PACKAGE = pathlib.Path(__file__).resolve().parent
+LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
+"""Object store of a private Ray. Ray's own default is 30 % of the memory, more than a laptop likes to give."""
+
+locks = contextlib.ExitStack()
+"""Locks of the command that runs. Global, because everything that Tune is given must be picklable."""
+
+
+def open_run(path: str, overrides: Sequence[str], root: str | None) -> pipeline.Context:
+    """Load and check a config, name the run folder. `root`: None for runs/NAME. Ray starts when work is found.
+
+    Raises UserError.
+    """
+    config = load_config(path, overrides)
+    pipeline.require_known(config)
+    preflight.warn(config)
+    storage.require_plain(config.name if root is None else root)
+    place = storage.absolute(root or storage.join("runs", config.name))
+    if job_environment() and not storage.is_remote(place) and not os.path.isabs(root or ""):
+        log.warning("--run is relative: inside a submitted job that is Ray's copy of the working folder, %s", place)
+    started: list[bool] = []
+
+    def start_ray() -> None:
+        if not started:
+            _start(config, place)
+            started.append(True)
+
+    return pipeline.Context(config, runs.Run(place), start_ray)
+
+
+def _start(config: Config, root: str) -> None:
+    locks.enter_context(runs.lock(root))
+    init_ray(config, root)
+    if storage.is_remote(root):
+        from ranksr import cluster
+
+        locks.enter_context(cluster.reserve(root))
+
+
+def job_environment() -> dict[str, Any]:
+    """The runtime environment that `ray job submit` gave to this process; empty outside a job."""
+    raw = os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR")
+    return (json.loads(raw).get("runtime_env") or {"job": True}) if raw else {}
+
+
+def init_ray(config: Config, root: str) -> None:
+    """Join the cluster of this job or of RAY_ADDRESS, else start a private Ray on this machine.
+
+    On a cluster the package travels with the job: the nodes need no installation of it.
+
+    Token authentication is explicit on every path, because its default in Ray depends on what was started before. A
+    private Ray: `RAY_AUTH_MODE=disabled` unless the user says otherwise. A submitted job: the cluster's mode, which its
+    processes inherit. RAY_ADDRESS: the user's RAY_AUTH_MODE, which must be the cluster's; a refusal names it.
+    """
+    job = job_environment()
+    joins = bool(job or os.environ.get("RAY_ADDRESS"))
+    _set_environment(joins)
+    import ray
+    import ray.data
+
+    from ranksr import cluster
+
+    progress.quieten_ray_data()
+    options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
+    if not joins:
+        # With the dashboard: Train asks it whether its controllers live, and complains every second without.
+        options |= {"address": "local", "include_dashboard": True, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+    elif not (job.get("py_modules") or "platform" in (job.get("env_vars") or {}).get("PYTHONPATH", "")):
+        options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
+    try:
+        ray.init(**options)
+    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
+        if not joins:
+            raise
+        raise UserError(
+            f"cannot join the Ray cluster of RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: check that it runs, and that "
+            f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', '(unset)')} is the cluster's: `disabled`, or `token` with "
+            "its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+        ) from error
+    cluster.require_shared_root(config.compute, root)
+    cluster.require_resources(config.compute)
+
+
+def _set_environment(joins: bool) -> None:
+    """Environment variables that Ray reads, of this process and of those it starts."""
+    # Train asks its workers for news this often; the default of 2 s would be waited for at every validation.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Warns workers of a node's end; ours need no warning, and the watcher logs an error at every start.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    if not joins:
+        # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # Its workers inherit our environment.
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])

@@ -1,0 +1,1 @@
+"""The Ray Data work of four stages: patches, calibration, rank dataset, evaluation."""

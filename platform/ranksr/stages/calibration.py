@@ -1,0 +1,73 @@
+"""Stages `calibration_niqe` and `calibration_ma`: fit a metric's model where the config says `fit`."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import ray
+
+from ranksr import metrics, storage
+from ranksr.config import Data
+from ranksr.data import parts, sources
+from ranksr.data.sources import Photo
+from ranksr.errors import UserError
+from ranksr.metrics.ma.fit import fit_ma_model, fit_ma_model_to_opinions
+
+MODEL_FILES = {"niqe": "niqe.npz", "ma": "ma.forest"}
+"""File of the stage `calibration_<metric>`, by metric."""
+
+
+def fit_niqe(folder: str, photos: list[Photo], data: Data, profile: str) -> dict[str, Any]:
+    """Write the pristine model of the photographs. Raises UserError for more bad ones than `data` allows."""
+
+    def fit(grays: list[np.ndarray]) -> str:
+        model = metrics.fit_niqe_model(grays)
+        metrics.save_niqe_model(model, storage.join(folder, MODEL_FILES["niqe"]))
+        return model.provenance
+
+    return _fit_to_photographs(fit, photos, data, profile)
+
+
+def fit_ma(folder: str, photos: list[Photo], data: Data, profile: str, seed: int) -> dict[str, Any]:
+    """Write a model fitted to a ladder of degraded photographs. Raises UserError for more bad ones than allowed."""
+
+    def fit(grays: list[np.ndarray]) -> str:
+        return _save_ma(folder, fit_ma_model(grays, seed))
+
+    return _fit_to_photographs(fit, photos, data, profile)
+
+
+def fit_ma_to_opinions(folder: str, opinions: str, profile: str, seed: int) -> dict[str, Any]:
+    """Write a model fitted to the images and opinions of a CSV."""
+
+    def fit() -> dict[str, Any]:
+        return {"provenance": _save_ma(folder, fit_ma_model_to_opinions(opinions, profile, seed))}
+
+    return ray.get(ray.remote(fit).remote())
+
+
+def _save_ma(folder: str, model: Any) -> str:
+    metrics.save_ma_model(model, storage.join(folder, MODEL_FILES["ma"]))
+    return model.provenance
+
+
+def _fit_to_photographs(
+    fit: Callable[[list[np.ndarray]], str], photos: list[Photo], data: Data, profile: str
+) -> dict[str, Any]:
+    most = parts.most_bad(data.on_bad_image, data.max_bad_fraction, len(photos))
+
+    def work() -> Mapping[str, Any]:
+        grays, rejected = [], []
+        for photo in photos:
+            try:
+                grays.append(metrics.to_gray(sources.read_photo(photo.path), profile))
+            except ValueError as error:
+                rejected.append(parts.Rejected(photo.path, str(error)))
+        too_many = len(rejected) > most
+        return {"rejected": rejected, "images": len(grays), "provenance": None if too_many else fit(grays)}
+
+    done = ray.get(ray.remote(work).remote())
+    if done["provenance"] is None:
+        # Here as well as by the jobs: once it is done, a mended photograph would be a change of its photographs.
+        raise UserError(parts.too_many(done["rejected"], len(photos), data.on_bad_image, data.max_bad_fraction))
+    return {"images": done["images"], "provenance": done["provenance"]}

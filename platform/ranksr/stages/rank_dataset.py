@@ -1,0 +1,188 @@
+"""Stage `rank_dataset`: one row per location, holding its patch and raw scores from every method.
+
+Scores are stored, labels are derived when the dataset is read (`labels.py`).
+"""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from ranksr import images
+from ranksr.config import Data, RankDataset
+from ranksr.data import parts, sources
+from ranksr.data.labels import label_values
+from ranksr.data.sources import Photo
+from ranksr.errors import UserError
+from ranksr.metrics import Judge, Score
+
+if TYPE_CHECKING:
+    from ranksr.data.upscale import (  # with torch, which the scoring workers do without
+        UpscaleActors,
+        UpscaledPart,
+        UpscaledPhoto,
+    )
+
+
+def schema(names: tuple[str, ...]) -> pa.Schema:
+    """Columns of the rank dataset; `names` are the stored metrics, each a list in the order of `methods`.
+
+    `fingerprints`: of everything that made the row, by its name: generators, images made elsewhere, scoring models.
+    """
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("y", pa.int32()),
+            ("x", pa.int32()),
+            ("split", pa.string()),
+            ("profile", pa.string()),
+            ("fingerprints", pa.map_(pa.string(), pa.string())),
+            ("methods", pa.list_(pa.string())),
+            ("pngs", pa.list_(pa.binary())),
+            *((name, pa.list_(pa.float64())) for name in names),
+        ]
+    )
+
+
+FILTERS = ("grid", "flat", "over_cap", "within_gap")
+"""Counters: locations of the grid, and those that each rule removed, in the order of the rules."""
+
+LOCATIONS_AT_ONCE = 16
+"""Scored together: a 30,000 px wide photograph has thousands."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Locate:
+    """Cuts the locations out of super-resolved photographs, filters and scores them: a part's images become rows."""
+
+    methods: tuple[str, ...]
+    metrics: tuple[str, ...]
+    rules: RankDataset
+    judge: Judge
+    fingerprints: Mapping[str, str]
+    """Fingerprints common to all rows; an image that was made elsewhere adds its own."""
+
+    def __call__(self, part: "UpscaledPart") -> parts.Content:
+        rows: list[parts.Row] = []
+        counts = dict.fromkeys(FILTERS, 0)
+        for each in part.photos:
+            fingerprints = {**self.fingerprints, **each.about.given_digests}
+            for row in self._locations(each, counts):
+                rows.append({**row, "split": each.about.split, "fingerprints": list(fingerprints.items())})
+        return parts.Content(rows, part.rejected, counts)
+
+    def _locations(self, each: "UpscaledPhoto", counts: dict[str, int]) -> list[parts.Row]:
+        pictures = [each.pictures[name] for name in self.methods]
+        kept = self._choose(images.luma(pictures[self.methods.index("hr")]), counts)
+        size, rows = self.rules.patch_px, []
+        for batch in (kept[start : start + LOCATIONS_AT_ONCE] for start in range(0, len(kept), LOCATIONS_AT_ONCE)):
+            patches = [[picture[y : y + size, x : x + size] for picture in pictures] for y, x in batch]
+            scores = iter(self.judge.score([patch for location in patches for patch in location], self.metrics))
+            for (y, x), location in zip(batch, patches, strict=True):
+                values = self._values([next(scores) for _ in location])
+                if self._is_apart(values):
+                    rows.append(self._row(each.about.photo.image_id, y, x, location, values))
+                else:
+                    counts["within_gap"] += 1
+        return rows
+
+    def _choose(self, hr: np.ndarray, counts: dict[str, int]) -> list[tuple[int, int]]:
+        """Corners (y, x) of the locations that are worth scoring."""
+        size, stride = self.rules.patch_px, self.rules.stride_px
+        rows, columns = (images.starts(side, size, stride, reach_border=False) for side in hr.shape)
+        corners = list(itertools.product(rows, columns))
+        detailed = [(y, x) for y, x in corners if self._is_detailed(hr[y : y + size, x : x + size])]
+        kept = _spread(detailed, self.rules.max_locations_per_image)
+        counts["grid"] += len(corners)
+        counts["flat"] += len(corners) - len(detailed)
+        counts["over_cap"] += len(detailed) - len(kept)
+        return kept
+
+    def _is_detailed(self, patch: np.ndarray) -> bool:
+        return self.rules.min_sigma == 0 or images.mean_local_sigma(patch) >= self.rules.min_sigma
+
+    def _values(self, scores: list[dict[str, Score]]) -> dict[str, list[float]]:
+        return {name: [score[name].value for score in scores] for name in self.metrics}
+
+    def _is_apart(self, values: dict[str, list[float]]) -> bool:
+        gap = self.rules.gap
+        if gap is None:
+            return True
+        assert gap.metric is not None
+        label = label_values(gap.metric, {name: np.array(scores) for name, scores in values.items()})
+        first, second = (label[self.methods.index(name)] for name in gap.methods)
+        return bool(abs(first - second) > gap.more_than)  # False for NaN
+
+    def _row(
+        self, image_id: str, y: int, x: int, patches: list[np.ndarray], values: dict[str, list[float]]
+    ) -> parts.Row:
+        return {
+            "image_id": image_id,
+            "y": y,
+            "x": x,
+            "profile": self.judge.profile,
+            "methods": list(self.methods),
+            "pngs": [images.encode_png(np.ascontiguousarray(patch)) for patch in patches],
+            **values,
+        }
+
+
+def _spread(corners: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """At most `most` corners, evenly spread over the list; 0: all."""
+    if not most or len(corners) <= most:
+        return corners
+    return [corners[index] for index in np.linspace(0, len(corners) - 1, most).round().astype(int)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Made:
+    """The makers of SR images, and their fingerprints."""
+
+    by: Mapping[str, str]
+    """Method to `bicubic`, `hr`, `given`, or the path of its weights."""
+    folders: Mapping[str, str]
+    """Method to the folder of its images, for those that are `given`."""
+    fingerprints: Mapping[str, str]
+    """Fingerprints of methods and scoring models, for the rows."""
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Digests of the images that are `given`, by path."""
+
+
+def write_rank_dataset(
+    folder: str,
+    photos: list[Photo],
+    data: Data,
+    rules: RankDataset,
+    made: Made,
+    names: tuple[str, ...],
+    judge: Judge,
+    actors: "UpscaleActors",
+    seed: int,
+) -> dict[str, Any]:
+    """Make the rank dataset of `photos`. `names`: the metrics to store; `rules.gap.metric` is one of them, or pi."""
+    methods = {**made.by, "hr": "hr"}  # every row holds the original too
+    missing = parts.most_bad(data.on_bad_image, data.max_bad_fraction, len(photos))
+    given = {name: sources.match_images(name, path, photos, missing) for name, path in made.folders.items()}
+    job = parts.Job(
+        "rank_dataset",
+        folder,
+        schema(names),
+        Locate(tuple(methods), names, rules, judge, made.fingerprints),
+        data.images_per_part,
+        actors.of(methods, rules.patch_px),
+        unit=("patches", len(methods)),
+        most_rejected=parts.most_rejected(data, len(photos)),
+    )
+    held_out = sources.validation_ids(photos, data.val_fraction, seed)
+    parts.run_job(job, parts.describe(photos, given, made.digests, held_out))
+    results = parts.collect(folder, data.on_bad_image, data.max_bad_fraction)
+    if not results["rows"]:
+        raise UserError(
+            f"none of the {len(photos)} photographs has a location that the rules of rank_dataset keep "
+            f"(rank_dataset.patch_px={rules.patch_px}): lower patch_px, min_sigma or gap.more_than and delete "
+            f"{folder}, or give larger photographs"
+        )
+    return results

@@ -1,0 +1,152 @@
+"""The two kinds of training that a worker can be given: a generator or the Ranker, as frozen values without Ray."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from ranksr import checkpoints, storage
+from ranksr.config import Config, Training
+from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages
+from ranksr.data.labels import derive_labels
+from ranksr.data.local_copy import LocalCopy
+from ranksr.errors import UserError
+from ranksr.metrics import Judge
+from ranksr.runs import RANKER_SCORES, WEIGHTS
+from ranksr.train import held_out, hparams
+from ranksr.train.journal import Place
+from ranksr.train.loop import Learner, validated_by
+from ranksr.train.ranker import RankerLearner
+from ranksr.train.sr import SRLearner
+from ranksr.train.world import World
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class SRJob:
+    """Trains the generator `method` of a config. Paths are absolute or s3."""
+
+    config: Config
+    method: str
+    patches: str
+    start: str | None
+    ranker: str | None
+    judge: Judge
+
+    @property
+    def training(self) -> Training:
+        return self.config.methods[self.method].train
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Dotted keys without the method's own name, so that methods can be compared."""
+        chosen = self.config.select(f"methods.{self.method}", "seed")
+        return {key.removeprefix(f"methods.{self.method}."): value for key, value in chosen.items()}
+
+    def build(self, world: World, copy: LocalCopy) -> tuple[Learner, Callable[[range], Batch]]:
+        """The learner and the feed of one worker."""
+        config, method = self.config, self.config.methods[self.method]
+        self.judge.load()  # what is wrong with a model is said now, on every worker
+        held_out = SubImages(copy.read(self.patches, "val"))
+        chosen = evenly(len(held_out), config.validation.num_patches)[world.worker_rank :: world.num_workers]
+        learner = SRLearner(
+            method,
+            config.perceptual,
+            config.discriminator,
+            config.rank_content_loss,
+            self.judge,
+            world,
+            start=checkpoints.start_weights(self.start, method.generator) if self.start else None,
+            ranker=checkpoints.load_ranker(self.ranker) if self.ranker else None,
+            validation=[held_out.pair(index) for index in chosen],
+        )
+        crops = SubImages(copy.read(self.patches, "train"), method.hr_patch_px)
+        self._tell_left_out(crops, world)
+        return learner, CropFeed(crops, method.hr_patch_px, seed_of(self)).batch
+
+    def _tell_left_out(self, crops: SubImages, world: World) -> None:
+        """Log the photographs that are too small to crop from. Raises UserError where no other is left."""
+        names, key = crops.left_out, f"methods.{self.method}.hr_patch_px"
+        size = self.config.methods[self.method].hr_patch_px
+        some = f"{', '.join(names[:3])}{', ...' * (len(names) > 3)}"
+        if not len(crops):
+            raise UserError(
+                f"none of the {crops.num_photographs} training photographs has {key}={size} px on both sides ({some}): "
+                "lower it, or give larger photographs"
+            )
+        if names and world.is_first:
+            log.warning(
+                "%s: %d of %d training photographs are left out, smaller than %s=%d px: %s",
+                *(self.method, len(names), crops.num_photographs, key, size, some),
+            )
+
+    def conclude(self, learner: Learner, place: Place, world: World) -> dict[str, Any]:
+        """Further results of a finished training: none."""
+        return {}
+
+
+@dataclasses.dataclass(frozen=True)
+class RankerJob:
+    """Trains the Ranker of a config on a rank dataset."""
+
+    config: Config
+    rank_dataset: str
+
+    @property
+    def training(self) -> Training:
+        return self.config.ranker.train
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {key.removeprefix("ranker."): value for key, value in self.config.select("ranker", "seed").items()}
+
+    def build(self, world: World, copy: LocalCopy) -> tuple[Learner, Callable[[range], Batch]]:
+        """The learner and the feed of one worker."""
+        ranker = self.config.ranker
+        held_out = derive_labels(copy.read(self.rank_dataset, "val"), ranker)
+        chosen = evenly(len(held_out.values), self.config.validation.num_patches)[
+            world.worker_rank :: world.num_workers
+        ]
+        feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), seed_of(self))
+        if not len(feed):
+            raise UserError(
+                f"{self.rank_dataset} has no training location whose methods differ on {ranker.metric} by more than "
+                f"ranker.min_gap={ranker.min_gap}: lower it, or rank_dataset.min_sigma, or use more photographs"
+            )
+        return RankerLearner(ranker, held_out, chosen, world), feed.batch
+
+    def conclude(self, learner: Learner, place: Place, world: World) -> dict[str, Any]:
+        """Write ranker_scores.parquet, the exported Ranker on every validation location; its summary."""
+        assert isinstance(learner, RankerLearner)
+        world.barrier()  # the first worker has written weights.pt
+        ranker = checkpoints.load_ranker(storage.join(place.folder, WEIGHTS)).to(world.device)
+        own = range(world.worker_rank, len(learner.labels.values), world.num_workers)
+        rows = world.gather(held_out.score_locations(ranker, learner.labels, own, world.device))
+        if not world.is_first:
+            return {}
+        rows.sort(key=lambda row: (row["image_id"], row["y"], row["x"]))
+        table = pa.Table.from_pylist(rows, schema=held_out.SCHEMA)
+        storage.write_table(storage.join(place.folder, RANKER_SCORES), table)
+        return {"every_validation_location": held_out.summarise(rows, self.config.ranker.min_gap)}
+
+
+def seed_of(job: SRJob | RankerJob) -> int:
+    """Seed of the initial weights and of the samples."""
+    return job.config.seed if job.training.seed is None else job.training.seed
+
+
+def experiment(config: Config) -> hparams.Experiment:
+    """Keys and metrics of all trainings of a config, known before the first of them starts."""
+    judge = Judge(config.scoring.profile, "", config.scoring.ma_model)
+    jobs: list[SRJob | RankerJob] = [SRJob(config, name, "", None, None, judge) for name in config.methods]
+    metrics = (*validated_by(False, config.scoring.ma_model is not None), *validated_by(True, False))
+    settings = [job.settings for job in (*jobs, RankerJob(config, ""))]
+    return hparams.experiment(settings, (f"val/{name}" for name in metrics))
+
+
+def evenly(size: int, count: int) -> list[int]:
+    """At most `count` indices below `size`, evenly spread."""
+    return [round(index * size / count) for index in range(count)] if size > count else list(range(size))

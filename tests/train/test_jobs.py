@@ -1,0 +1,62 @@
+"""What a training takes of the photographs: those that its crop fits into."""
+
+import pathlib
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from ranksr import images, storage
+from ranksr.config import Config, with_overrides
+from ranksr.data.local_copy import LocalCopy
+from ranksr.errors import UserError
+from ranksr.metrics.engine import Judge
+from ranksr.stages import patches
+from ranksr.train.jobs import SRJob
+from ranksr.train.world import World
+
+
+@pytest.fixture
+def job(tmp_path: pathlib.Path, photograph: np.ndarray, demo: Config, monkeypatch: pytest.MonkeyPatch) -> SRJob:
+    """Of SRResNet; five training photographs of 32 to 96 px and one to validate on."""
+    monkeypatch.setattr(Judge, "load", lambda _: None)
+    rows = []
+    for name, side in (("a", 32), ("b", 40), ("c", 32), ("d", 40), ("e", 96), ("held out", 64)):
+        hr = np.ascontiguousarray(photograph[:side, :side])
+        pngs = {"hr": images.encode_png(hr), "lr": images.encode_png(images.downscale(hr))}
+        rows.append({"image_id": name, "y": 0, "x": 0, "split": "val" if name == "held out" else "train", **pngs})
+    storage.write_table(str(tmp_path / "patches" / "part-0.parquet"), pa.Table.from_pylist(rows, schema=patches.SCHEMA))
+    return SRJob(demo, "srresnet", str(tmp_path / "patches"), None, None, Judge("pirm", "none", None))
+
+
+def build(job: SRJob, tmp_path: pathlib.Path, hr_patch_px: int) -> tuple[int, ...]:
+    config = with_overrides(job.config, [f"methods.srresnet.hr_patch_px={hr_patch_px}"])
+    copy = LocalCopy(str(tmp_path), "test")
+    try:
+        _, draw = SRJob(config, job.method, job.patches, None, None, job.judge).build(World(), copy)
+        return draw(range(2))["hr"].shape
+    finally:
+        copy.remove()
+
+
+def test_photographs_smaller_than_the_crop_are_left_out_by_name(
+    job: SRJob, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="ranksr"):
+        assert build(job, tmp_path, 64) == (2, 3, 64, 64)
+    assert caplog.messages == [
+        "srresnet: 4 of 5 training photographs are left out, smaller than methods.srresnet.hr_patch_px=64 px: a, b, c, ..."
+    ]
+    caplog.clear()
+    assert build(job, tmp_path, 32) == (2, 3, 32, 32)
+    assert not caplog.messages
+
+
+def test_a_training_without_a_photograph_that_is_large_enough_names_key_value_and_remedy(
+    job: SRJob, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"none of the 5 training photographs has methods.srresnet.hr_patch_px=100 px on both sides \(a, b, c, ...\): lower it",
+    ):
+        build(job, tmp_path, 100)
