@@ -23,6 +23,7 @@ LAYERS = [
     ("pipeline",),
     ("ablation", "session"),
     ("inspect", "presets"),
+    ("use",),
     ("cli",),
 ]
 """From the left, as in CONTRIBUTING.md: a module imports from the left or from its own group."""

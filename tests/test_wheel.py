@@ -50,7 +50,8 @@ def test_the_wheel_holds_types_presets_and_metadata(wheel: pathlib.Path, root: p
         names = files.namelist()
         (metadata,) = (files.read(name).decode() for name in names if name.endswith("/METADATA"))
     assert "ranksr/py.typed" in names
-    presets = {f"ranksr/configs/{path.relative_to(root / 'configs')}" for path in (root / "configs").rglob("*.yaml")}
+    files_of_configs = [path for path in (root / "configs").rglob("*.*") if path.suffix in (".yaml", ".json")]
+    presets = {f"ranksr/configs/{path.relative_to(root / 'configs')}" for path in files_of_configs}
     assert presets == {name for name in names if name.startswith("ranksr/configs/")}
     assert {name.split("/")[0] for name in names} == {"ranksr", f"ranksr-{wheel.name.split('-')[1]}.dist-info"}
     for line in (

@@ -56,7 +56,7 @@ def _guarded(builds: bool) -> Callable[[Callback], Callback]:
     def decorate(callback: Callback) -> Callback:
         @functools.wraps(callback)
         def guarded(*arguments: Any, **options: Any) -> int:
-            progress.log_lines("%(asctime)s %(message)s", None if builds else sys.stderr)
+            progress.log_lines("%(asctime)s %(message)s", to_stderr=not builds)
             try:
                 if not builds:
                     return callback(*arguments, **options)
@@ -253,7 +253,8 @@ def dataset_export(root: str, folder: str) -> int:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 @click.option(
     "--metrics",
-    help="Comma-separated: niqe, ma, pi, psnr, ssim, pyiqa:NAME (default: niqe,ma,pi; with a reference psnr,ssim too).",
+    help="Comma-separated: niqe, ma, pi, psnr, ssim, pyiqa:NAME, ranker:RUN (default: niqe,ma,pi; with a reference "
+    "psnr,ssim too).",
 )
 @click.option("--reference", metavar="DIR", type=click.Path(), help="Folder with the HR images under the same names.")
 @click.option("--profile", type=click.Choice(["pirm", "gray"]), default="pirm", show_default=True)
@@ -273,6 +274,81 @@ def score(
     from ranksr.inspect import score
 
     return score.run(paths, score.request(reference=reference, **how), reference, jobs, as_json, out)
+
+
+@commands.command()
+@click.argument("model")
+@click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
+@click.option("--out", required=True, metavar="DIR", type=click.Path(), help="Folder or s3://bucket/prefix.")
+@click.option("--format", "form", type=click.Choice(["png", "jpg", "webp", "tiff"]), default="png", show_default=True)
+@click.option("--quality", type=int, default=95, show_default=True, help="Of jpg and webp; webp of 100 is lossless.")
+@click.option("--suffix", default="_x4", show_default=True, help="Added to the photographs' names.")
+@click.option("--overwrite", is_flag=True, help="Make images again that are there.")
+@click.option("--tile", type=int, metavar="PX", help="Side of the tiles of a photograph (default: by free memory).")
+@click.option("--bf16", is_flag=True, help="bfloat16 inside the network.")
+@click.option("--x8", "ensemble", is_flag=True, help="Mean over eight flips and rotations, 8 times as slow.")
+@click.option("--device", metavar="D", help="A torch device (default: the GPU where there is one).")
+@click.option("--jobs", type=int, metavar="N", help="Photographs side by side (default: one for each core).")
+@click.option("--ray", "on_ray", is_flag=True, help="Work on the cluster of RAY_ADDRESS, or a private Ray.")
+@_guarded(builds=True)
+def upscale(
+    model: str,
+    paths: tuple[str, ...],
+    out: str,
+    form: str,
+    jobs: int | None,
+    on_ray: bool,
+    tile: int | None,
+    **how: Any,
+) -> int:
+    """Upscale photographs by 4: MODEL is RUN, RUN:METHOD, RUN/ablation/NAME/TRIAL or a weights file.
+
+    Images that are in DIR already are kept, so the same command continues where it was killed. Exit code 1 when a
+    photograph could not be read.
+    """
+    from ranksr import storage
+    from ranksr.use import enlarge
+
+    order = enlarge.Order(model, storage.absolute(out), form, tile_px=tile, **how)
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: use 1 or more")
+    photos = enlarge.find_photographs(paths)
+    enlarge.prepare(order)
+    todo = enlarge.missing(photos, order)
+    if len(todo) < len(photos):
+        log.info(
+            "upscale: %d of %d images are there (--overwrite makes them again)", len(photos) - len(todo), len(photos)
+        )
+    if not todo:
+        return 0
+    if not (on_ray or os.environ.get("RAY_ADDRESS")):
+        return enlarge.told(enlarge.upscale_here(todo, order, jobs))
+    from ranksr import cluster, session
+    from ranksr.config import Compute
+    from ranksr.data.upscale import UpscaleActors
+
+    session.connect()
+    cluster.require_shared_root(Compute(), order.out)
+    num_gpus = 1.0 if str(order.device).startswith("cuda") else 0.0
+    return enlarge.told(enlarge.upscale_on_ray(photos, order, jobs or UpscaleActors(None, num_gpus).present, num_gpus))
+
+
+@commands.command()
+@click.argument("model")
+@click.option("--out", required=True, metavar="DIR", type=click.Path(), help="Folder or s3://bucket/prefix.")
+@click.option("--license", "license_name", metavar="NAME", help="License of the weights (default: unstated).")
+@click.option("--pth", is_flag=True, help="Write model.pth as well.")
+@click.option("--fp16", is_flag=True, help="Half precision in model.onnx.")
+@_guarded(builds=False)
+def export(model: str, out: str, license_name: str | None, pth: bool, fp16: bool) -> int:
+    """Write a network as safetensors and ONNX, with a model card.
+
+    MODEL is RUN, RUN:METHOD, RUN:ranker, RUN/ablation/NAME/TRIAL or a weights file.
+    """
+    from ranksr.use import release
+
+    print("\n".join(release.export(model, out, license_name, pth, fp16)))
+    return 0
 
 
 @commands.group("config")

@@ -4,6 +4,7 @@ PNG and JPEG reach Pillow without their metadata, whose damage or size it would 
 read here. TIFF, of whose pixel formats Pillow knows a few, is tifffile's.
 """
 
+import dataclasses
 import io
 import logging
 import math
@@ -11,6 +12,7 @@ import struct
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import PIL.Image
 import tifffile
@@ -54,6 +56,74 @@ def decode_photograph(data: bytes) -> np.ndarray:
         ) from error
 
 
+@dataclasses.dataclass(frozen=True)
+class Picture:
+    """An image with all that a file says of it: depth, grey or colour, transparency, colour profile."""
+
+    pixels: np.ndarray
+    """uint8 or uint16, HW grey or HWC RGB."""
+    alpha: np.ndarray | None = None
+    """HW of the same type; None: opaque."""
+    icc: bytes | None = None
+    """The embedded colour profile."""
+
+
+def decode_picture(data: bytes) -> Picture:
+    """Decode a user's file to the depth and channels that it has. Orientation and errors as in `decode_photograph`.
+
+    More than 8 bits of PNG, TIFF and PGM are kept as 16, spread over the whole range.
+    """
+    pixels, alpha = decode_photograph(data), None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            channels, orientation = _channels(data)
+            grey = channels.shape[2] < 3
+            if channels.shape[2] in (2, 4):
+                alpha = np.ascontiguousarray(_turned(channels[:, :, -1], orientation))
+            pixels = np.ascontiguousarray(_turned(channels[:, :, 0] if grey else channels[:, :, :3], orientation))
+    except Exception:  # whatever the file has beyond its 8 bits of RGB is left out where it cannot be read
+        pixels, alpha = decode_photograph(data), None
+    return Picture(pixels, alpha, _profile(data))
+
+
+def _channels(data: bytes) -> tuple[np.ndarray, int]:
+    """(H, W, 1 to 4) grey or RGB, with or without alpha, uint8 or uint16, as stored; and the orientation."""
+    if data.startswith(PNG_SIGNATURE):
+        bare, exif = _bare_png(data, keep=(b"tRNS",))
+        found = imagecodecs.png_decode(bare)
+        return found.reshape(*found.shape[:2], -1), _orientation(exif)
+    if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        with tifffile.TiffFile(io.BytesIO(data)) as file:
+            page = _first_image(file)
+            if page.photometric not in LEFT_TO_PILLOW or page.bitspersample > 8:
+                return _samples(page, deep=True), _tiff_orientation(page)
+        image, orientation = PIL.Image.open(io.BytesIO(data)), 1  # which applies the orientation of a TIFF by itself
+    elif data.startswith(b"\xff\xd8"):
+        bare, exif = _bare_jpeg(data)
+        image, orientation = PIL.Image.open(io.BytesIO(bare)), _orientation(exif)
+    else:
+        image = PIL.Image.open(io.BytesIO(data))
+        orientation = _orientation_by_pillow(image)
+    image.load()
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PPM"):
+        return np.asarray(image).astype(np.uint16)[:, :, None], orientation
+    transparent = "A" in image.getbands() or "transparency" in image.info
+    grey = image.mode in ("1", "L", "LA")
+    mode = ("LA" if transparent else "L") if grey else ("RGBA" if transparent else "RGB")
+    found = np.asarray(image.convert(mode))
+    return found.reshape(*found.shape[:2], -1), orientation
+
+
+def _profile(data: bytes) -> bytes | None:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return PIL.Image.open(io.BytesIO(data)).info.get("icc_profile") or None
+    except Exception:  # a damaged profile is no reason to refuse the image
+        return None
+
+
 def _decode(data: bytes) -> np.ndarray:
     if data.startswith(PNG_SIGNATURE):
         bare, exif = _bare_png(data)
@@ -84,15 +154,18 @@ def _as_rgb(gray: np.ndarray) -> np.ndarray:
     return np.repeat(gray.astype(np.uint8)[:, :, None], 3, axis=2)
 
 
-def _bare_png(data: bytes) -> tuple[bytes, bytes]:
-    """The PNG without its ancillary chunks, and the content of its eXIf chunk; the others' checksums must be right."""
+def _bare_png(data: bytes, keep: tuple[bytes, ...] = ()) -> tuple[bytes, bytes]:
+    """The PNG without its ancillary chunks but those to `keep`, and the content of its eXIf chunk.
+
+    Checksums of what is kept must be right.
+    """
     kept, exif, place = [PNG_SIGNATURE], b"", len(PNG_SIGNATURE)
     while place + 12 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, place)
         whole = data[place : place + 12 + size]
         if len(whole) < 12 + size:
             break
-        if kind in PNG_PIXELS:
+        if kind in (*PNG_PIXELS, *keep):
             if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):
                 raise ValueError(f"the checksum of a {kind.decode()} chunk is wrong")
             kept.append(whole)
@@ -164,23 +237,35 @@ def _turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def _decode_tiff(data: bytes) -> np.ndarray:
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it warns of odd tags, which do not matter here
     with tifffile.TiffFile(io.BytesIO(data)) as file:
-        # A reduced-size twin may stand before the image.
-        pages = [page.aspage() for page in file.pages]
-        page = next((page for page in pages if not page.subfiletype & 1), pages[0])
+        page = _first_image(file)
         if page.imagewidth * page.imagelength > MAX_PIXELS:
             raise ValueError(f"{page.imagewidth}x{page.imagelength} px are more than {MAX_PIXELS}")
         ends = [offset + size for offset, size in zip(page.dataoffsets, page.databytecounts, strict=False)]
         if not ends or not all(page.databytecounts) or max(ends) > len(data):
             raise ValueError("the file is truncated")
-        tag = page.tags.get(ORIENTATION_TAG)
-        orientation = tag.value if tag and tag.value in range(1, 9) else 1
         if page.photometric in LEFT_TO_PILLOW and page.bitspersample <= 8:
             return _by_pillow(data)  # which applies the orientation of a TIFF by itself
-        return _turned(_brightness(page), orientation)
+        samples = _samples(page, deep=False)
+        pixels = samples[:, :, :3] if samples.shape[2] >= 3 else _as_rgb(samples[:, :, 0])
+        return _turned(pixels, _tiff_orientation(page))
 
 
-def _brightness(page: tifffile.TiffPage) -> np.ndarray:
-    """uint8 HWC RGB of a page whose samples are brightness."""
+def _first_image(file: tifffile.TiffFile) -> tifffile.TiffPage:
+    """The first page, or the one behind it where that is a twin of reduced size."""
+    pages = [page.aspage() for page in file.pages]
+    return next((page for page in pages if not page.subfiletype & 1), pages[0])
+
+
+def _tiff_orientation(page: tifffile.TiffPage) -> int:
+    tag = page.tags.get(ORIENTATION_TAG)
+    return tag.value if tag and tag.value in range(1, 9) else 1
+
+
+def _samples(page: tifffile.TiffPage, deep: bool) -> np.ndarray:
+    """(H, W, 1 to 4) grey or RGB, with or without alpha, of a page whose samples are brightness.
+
+    uint8; with `deep` uint16 where a sample has more than 8 bits. Spread over the whole range.
+    """
     bits, form = page.bitspersample, page.sampleformat
     if page.photometric not in SCALED:
         raise ValueError(f"a TIFF of {_name(page.photometric)} pixels is not supported; save it as RGB or grey")
@@ -197,17 +282,20 @@ def _brightness(page: tifffile.TiffPage) -> np.ndarray:
     top, wanted = _top(page), 3 if page.photometric == tifffile.PHOTOMETRIC.RGB else 1
     if pixels.shape[2] - wanted not in (0, 1):
         raise ValueError(f"it has {pixels.shape[2]} channels; save it as RGB or grey")
+    alpha = pixels[:, :, wanted:]
     if page.extrasamples and page.extrasamples[0] == tifffile.EXTRASAMPLE.ASSOCALPHA:
-        alpha = np.maximum(pixels[:, :, wanted:], 1)
-        pixels = np.minimum(pixels.astype(np.float64) * top / alpha, top).round().astype(pixels.dtype)
-    pixels = pixels[:, :, :wanted].astype(np.uint32)
-    if pixels.max(initial=0) > top:
+        colour = pixels[:, :, :wanted].astype(np.float64) * top / np.maximum(alpha, 1)
+        pixels = np.concatenate([np.minimum(colour, top).round().astype(pixels.dtype), alpha], axis=2)
+    pixels = pixels.astype(np.uint32)
+    if pixels[:, :, :wanted].max(initial=0) > top:
         raise ValueError(f"it has values over {top}, the largest that it says to have")
     if page.photometric == tifffile.PHOTOMETRIC.MINISWHITE:
-        pixels = top - pixels
+        pixels[:, :, :wanted] = top - pixels[:, :, :wanted]
+    if deep and page.bitspersample > 8:
+        return ((pixels * 0xFFFF + top // 2) // top).clip(0, 0xFFFF).astype(np.uint16)
     # Of 16 bits the upper 8, as everywhere; fewer are spread over the range.
-    pixels = pixels >> 8 if top == 0xFFFF else (pixels * 255 + top // 2) // top
-    return pixels.astype(np.uint8) if wanted == 3 else _as_rgb(pixels[:, :, 0])
+    pixels = pixels >> 8 if top == 0xFFFF else (pixels * 0xFF + top // 2) // top
+    return pixels.clip(0, 0xFF).astype(np.uint8)
 
 
 def _top(page: tifffile.TiffPage) -> int:

@@ -132,17 +132,17 @@ def _cubic(x: np.ndarray) -> np.ndarray:
 
 
 def to_tensor(image: np.ndarray) -> "torch.Tensor":
-    """uint8 HWC RGB to float32 CHW in [0, 1]."""
+    """uint8 or uint16 HWC RGB to float32 CHW in [0, 1]."""
     import torch
 
-    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))).float().div_(255)
+    full = np.iinfo(image.dtype).max
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1), np.float32)).div_(full)
 
 
-def to_image(tensor: "torch.Tensor") -> np.ndarray:
-    """Float CHW RGB in [0, 1] (clipped) to uint8 HWC RGB, rounded."""
-    import torch
-
-    array = tensor.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8).cpu().numpy()
+def to_image(tensor: "torch.Tensor", dtype: np.dtype | type = np.uint8) -> np.ndarray:
+    """Float CHW RGB in [0, 1] (clipped) to uint8 or uint16 HWC RGB, rounded."""
+    full = np.iinfo(dtype).max
+    array = tensor.detach().float().clamp(0, 1).mul(full).round().cpu().numpy().astype(dtype)
     return np.ascontiguousarray(array.transpose(1, 2, 0))
 
 

@@ -60,6 +60,15 @@ def job_environment() -> dict[str, Any]:
 
 
 def init_ray(config: Config, root: str) -> None:
+    """Join or start Ray (see `connect`). Raises UserError where it is not what the config needs."""
+    connect()
+    from ranksr import cluster
+
+    cluster.require_shared_root(config.compute, root)
+    cluster.require_resources(config.compute)
+
+
+def connect() -> None:
     """Join the cluster of this job or of RAY_ADDRESS, else start a private Ray on this machine.
 
     On a cluster the package travels with the job: the nodes need no installation of it.
@@ -73,8 +82,6 @@ def init_ray(config: Config, root: str) -> None:
     _set_environment(joins)
     import ray
     import ray.data
-
-    from ranksr import cluster
 
     progress.quieten_ray_data()
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
@@ -93,8 +100,6 @@ def init_ray(config: Config, root: str) -> None:
             f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', '(unset)')} is the cluster's: `disabled`, or `token` with "
             "its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
         ) from error
-    cluster.require_shared_root(config.compute, root)
-    cluster.require_resources(config.compute)
 
 
 def _set_environment(joins: bool) -> None:

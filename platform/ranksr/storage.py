@@ -309,8 +309,8 @@ def digest_of(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def probe(root: str) -> None:
-    """Fail now, with one clear line, where a run could not be written later."""
+def probe(root: str, what: str = "run folder") -> None:
+    """Fail now, with one clear line, where nothing could be written later."""
     name = join(root, f".probe-{uuid.uuid4().hex[:8]}")
     try:
         write_bytes(name, b"")
@@ -319,4 +319,4 @@ def probe(root: str) -> None:
         hint = (
             "check the bucket, AWS credentials and AWS_ENDPOINT_URL" if is_remote(root) else "choose a writable folder"
         )
-        raise UserError(f"cannot write to run folder {root}: {' '.join(str(error).split())}; {hint}") from error
+        raise UserError(f"cannot write to {what} {root}: {' '.join(str(error).split())}; {hint}") from error

@@ -341,6 +341,14 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
     return {**total, "rows": sum(footer.num_rows for footer in footers)}
 
 
+def rejected_of(folder: str) -> list[Rejected]:
+    """The rejected files of all parts in a folder."""
+    paths = [storage.join(folder, name) for name in storage.list_tables(folder)]
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        footers = list(pool.map(storage.read_parquet_footer, paths))
+    return [entry for footer in footers for entry in read_summary(footer.metadata).rejected]
+
+
 def _bad(rejected: list[Rejected]) -> list[Rejected]:
     """Without photographs that are whole but too small: the stage `patches` takes them, and to remove them would mean
     to build it again."""

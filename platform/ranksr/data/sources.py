@@ -90,7 +90,12 @@ def _some(names: list[str]) -> str:
 
 
 def read_photo(path: str) -> np.ndarray:
-    """One photograph as uint8 HWC RGB. Raises ValueError with the reason where it cannot be read.
+    """One photograph as uint8 HWC RGB. Raises as `read_file`, and ValueError for a file that is no whole image."""
+    return images.decode_photograph(read_file(path))
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a photograph's file. Raises ValueError with the reason where it cannot be read.
 
     Raises StorageError where the store is to blame: no photograph is rejected because a server was away.
     """
@@ -103,10 +108,9 @@ def read_photo(path: str) -> np.ndarray:
     if not storage.is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
         raise ValueError("it is no regular file")  # reading a pipe would wait for ever
     try:
-        data = storage.read_bytes(path)
+        return storage.read_bytes(path)
     except OSError as error:
         raise ValueError(f"the file cannot be read: {' '.join(str(error).split())}") from error
-    return images.decode_photograph(data)
 
 
 def wheel_file(name: str) -> str:

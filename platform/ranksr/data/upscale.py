@@ -20,26 +20,44 @@ OVERLAP_PX = 32
 photograph would take 40 GB. The training photographs of the paper (2K, LR 510 px) are upscaled whole."""
 
 
-def upscale(generator: torch.nn.Module, lr: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """SR image of one LR image, both uint8 HWC RGB; `generator` is in eval mode on `device`.
+def upscale(
+    generator: torch.nn.Module,
+    lr: np.ndarray,
+    device: str = "cpu",
+    tile_px: int = TILE_PX,
+    bf16: bool = False,
+    ensemble: bool = False,
+) -> np.ndarray:
+    """SR image of one LR image, both HWC RGB, uint8 or uint16 alike; `generator` is in eval mode on `device`.
 
-    Raises FloatingPointError where the network gives NaN or infinity, which as pixels would be black.
+    `tile_px`: side of the LR tiles. `bf16`: bfloat16 inside the network. `ensemble`: mean over the eight flips and
+    rotations. Raises FloatingPointError where the network gives NaN or infinity, which as pixels would be black.
     """
     height, width = lr.shape[:2]
-    sr = np.empty((height * SCALE, width * SCALE, 3), np.uint8)
-    for y, x in itertools.product(range(0, height, TILE_PX), range(0, width, TILE_PX)):
+    sr = np.empty((height * SCALE, width * SCALE, 3), lr.dtype)
+    for y, x in itertools.product(range(0, height, tile_px), range(0, width, tile_px)):
         top, left = max(0, y - OVERLAP_PX), max(0, x - OVERLAP_PX)
-        bottom, right = min(height, y + TILE_PX), min(width, x + TILE_PX)
-        with torch.inference_mode():
-            around = lr[top : bottom + OVERLAP_PX, left : right + OVERLAP_PX]
-            made = generator(images.to_tensor(around)[None].to(device))[0]
-            if not bool(torch.isfinite(made).all()):
-                raise FloatingPointError("NaN" if bool(made.isnan().any()) else "infinite pixels")
-            tile = images.to_image(made)
-        (y0, y1), (x0, x1) = ((SCALE * y, SCALE * bottom), (SCALE * x, SCALE * right))
-        inner = tile[y0 - SCALE * top : y1 - SCALE * top]
-        sr[y0:y1, x0:x1] = inner[:, x0 - SCALE * left : x1 - SCALE * left]
+        bottom, right = min(height, y + tile_px), min(width, x + tile_px)
+        around = images.to_tensor(lr[top : bottom + OVERLAP_PX, left : right + OVERLAP_PX])[None].to(device)
+        with torch.inference_mode(), torch.autocast(around.device.type, torch.bfloat16, enabled=bf16):
+            made = _mean_of_turns(generator, around) if ensemble else generator(around)
+        if not bool(torch.isfinite(made).all()):
+            raise FloatingPointError("NaN" if bool(made.isnan().any()) else "infinite pixels")
+        inner = made[0, :, SCALE * (y - top) : SCALE * (bottom - top), SCALE * (x - left) : SCALE * (right - left)]
+        sr[SCALE * y : SCALE * bottom, SCALE * x : SCALE * right] = images.to_image(inner, lr.dtype)
     return sr
+
+
+def _mean_of_turns(generator: torch.nn.Module, lr: torch.Tensor) -> torch.Tensor:
+    """Mean over the eight flips and rotations of the image, each turned back (self-ensemble, EDSR 2017)."""
+    total: torch.Tensor | None = None
+    for mirror, turns in itertools.product((False, True), range(4)):
+        turned = torch.rot90(lr.flip(3) if mirror else lr, turns, (2, 3))
+        made = torch.rot90(generator(turned).float(), -turns, (2, 3))
+        made = made.flip(3) if mirror else made
+        total = made if total is None else total + made
+    assert total is not None
+    return total / 8
 
 
 class TooSmallError(ValueError):
@@ -153,10 +171,12 @@ class UpscaleActors:
         for path in (kind for kind in methods.values() if kind not in FIXED_KINDS):
             checkpoints.load_generator(path)  # what is wrong with it is said here, before actors start
         return parts.Actors(
-            Upscaler, (dict(methods), smallest_px, self.num_gpus), self.count or self._present(), self.num_gpus
+            Upscaler, (dict(methods), smallest_px, self.num_gpus), self.count or self.present, self.num_gpus
         )
 
-    def _present(self) -> int:
+    @property
+    def present(self) -> int:
+        """Number of actors that the present CPUs or GPUs hold."""
         present = ray.cluster_resources()
         fitting = present.get("GPU", 0) / self.num_gpus if self.num_gpus else present.get("CPU", 1)
         return max(1, int(fitting))

@@ -7,9 +7,8 @@ import multiprocessing
 import os
 import pathlib
 import sys
-import time
 import unicodedata
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,10 +16,12 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ranksr import listing, storage
+from ranksr import listing, progress, storage
 from ranksr.errors import UserError
 from ranksr.images import decode_photograph
 from ranksr.metrics.engine import Models, load_models, score_batch
+from ranksr.metrics.learned import RANKER
+from ranksr.metrics.learned import load as load_ranker
 from ranksr.metrics.scores import FITTED, Score, mean_score, unscorable
 from ranksr.metrics.table import PYIQA, made_of, metric_info
 
@@ -65,7 +66,7 @@ def run(
     if jobs is not None and jobs < 1:
         raise UserError(f"--jobs {jobs}: use 1 or more")
     models = _models(request)
-    rows = score_paths(paths, request, reference, jobs, _progress if sys.stderr.isatty() else None)
+    rows = score_paths(paths, request, reference, jobs)
     note = fitted_note(request, models)
     if as_json:
         for row in rows:
@@ -85,31 +86,24 @@ def score_paths(
     request: Request,
     reference: str | None = None,
     jobs: int | None = None,
-    progress: Callable[[int, int, float], None] | None = None,
 ) -> list[Row]:
     """Score files and the images in folders, in that order, with `jobs` processes (None: all cores).
 
-    A file that cannot be read becomes a row with a reason. `progress(done, total, seconds)` is called as they come.
+    A file that cannot be read becomes a row with a reason.
     """
     _models(request)  # a user's mistake, a download and the compiler come before the processes
     if needing := [name for name in request.metrics if reference is None and metric_info(name).needs_reference]:
         raise UserError(f"{', '.join(needing)} compare with a reference: give --reference DIR")
     work = _with_references(_find(paths), reference)
-    jobs = jobs or _cores()
+    jobs = jobs or progress.num_cores()
     size = max(1, min(MAX_CHUNK, len(work) // (4 * jobs)))
     chunks = [work[start : start + size] for start in range(0, len(work), size)]
     rows: list[Row] = []
-    began = time.monotonic()
-    for found in _map(chunks, request, jobs if len(work) > ALONE else 1):
-        rows += found
-        if progress:
-            progress(len(rows), len(work), time.monotonic() - began)
+    with progress.Bar("score", len(work), "images") as bar:
+        for found in _map(chunks, request, jobs if len(work) > ALONE else 1):
+            rows += found
+            bar.add(len(found))
     return rows
-
-
-def _cores() -> int:
-    """Cores that this process may use; macOS does not tell, and gives all."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _map(chunks: list[list[tuple[str, str | None]]], request: Request, jobs: int) -> Iterator[list[Row]]:
@@ -147,6 +141,9 @@ def _score_chunk(request: Request, chunk: list[tuple[str, str | None]]) -> list[
 
 def _models(request: Request) -> Models:
     """Only what the metrics need: NIQE alone must not download Ma's 78 MB."""
+    for name in request.metrics:
+        if name.startswith(RANKER):
+            load_ranker(name.removeprefix(RANKER))
     needed = {raw for name in request.metrics for raw in made_of(name)}
     return load_models(request.niqe_model if "niqe" in needed else None, request.ma_model if "ma" in needed else None)
 
@@ -240,17 +237,3 @@ def format_table(rows: Sequence[Row], request: Request, note: str | None) -> str
 
 def _number(value: float) -> str:
     return "-" if math.isnan(value) else f"{value:.4f}"
-
-
-def _progress(done: int, total: int, seconds: float) -> None:
-    """A bar on standard error, redrawn in place."""
-    filled = 30 * done // total
-    rate = done / max(seconds, 1e-9)
-    left = (total - done) / rate
-    bar = "#" * filled + "." * (30 - filled)
-    print(
-        f"\r[{bar}] {done}/{total}  {rate:.1f}/s  {left:.0f} s left ",
-        end="\n" if done == total else "",
-        file=sys.stderr,
-    )
-    sys.stderr.flush()

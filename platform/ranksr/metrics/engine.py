@@ -11,6 +11,8 @@ from ranksr.downloads import locked
 from ranksr.errors import UserError
 from ranksr.metrics.external import external_score
 from ranksr.metrics.fidelity import psnr, ssim
+from ranksr.metrics.learned import RANKER, ranking_score
+from ranksr.metrics.learned import load as load_ranker
 from ranksr.metrics.ma.model import MaModel, load_ma_model, ma_scores
 from ranksr.metrics.niqe import NiqeModel, load_niqe_model, niqe_score
 from ranksr.metrics.profiles import to_gray
@@ -94,6 +96,8 @@ def _check(
     for name in metrics:
         if metric_info(name).needs_reference and references is None:
             raise UserError(f"metric {name!r} compares with a reference image, and none is given")
+        if name.startswith(RANKER):
+            load_ranker(name.removeprefix(RANKER))
         if "niqe" in made_of(name) and models.niqe is None:
             raise UserError(f"metric {name!r} needs a NIQE model: give niqe_model")
         if "ma" in made_of(name) and models.ma is None:
@@ -132,6 +136,8 @@ def _other_score(name: str, image: np.ndarray, reference: np.ndarray | None) -> 
             return unscorable("no reference image")
         if reason := why_unscorable(reference):
             return unscorable(f"reference: {reason}")
+    if name.startswith(RANKER):
+        return ranking_score(name.removeprefix(RANKER), image)
     if name.startswith(PYIQA):
         return external_score(name.removeprefix(PYIQA), image, reference)
     assert reference is not None

@@ -5,6 +5,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 
 from ranksr.errors import UserError
+from ranksr.metrics.learned import RANKER
 
 PYIQA = "pyiqa:"
 
@@ -32,7 +33,7 @@ METRICS = {
 
 
 def metric_info(name: str) -> Metric:
-    """The entry of `name`; `pyiqa:NAME` asks pyiqa. Raises UserError for an unknown metric."""
+    """The entry of `name`; `pyiqa:NAME` asks pyiqa, `ranker:RUN` is a Ranker's score. Raises UserError for another."""
     if name in METRICS:
         return METRICS[name]
     if name.startswith(PYIQA):
@@ -40,7 +41,9 @@ def metric_info(name: str) -> Metric:
 
         lower_is_better, needs_reference = describe(name.removeprefix(PYIQA))
         return Metric(name, lower_is_better, needs_reference, best=0)
-    raise UserError(f"metric {name!r} is unknown: use {', '.join(METRICS)} or {PYIQA}NAME")
+    if name.startswith(RANKER) and name != RANKER:
+        return Metric(name, lower_is_better=True, needs_reference=False, best=0)
+    raise UserError(f"metric {name!r} is unknown: use {', '.join(METRICS)}, {PYIQA}NAME or {RANKER}RUN")
 
 
 def made_of(metric: str) -> tuple[str, ...]:

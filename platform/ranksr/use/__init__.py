@@ -1,0 +1,1 @@
+"""Uses of a trained network: upscale photographs, export it for other programs."""
