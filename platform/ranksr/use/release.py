@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from ranksr import SCALE, __version__, checkpoints, storage, weights
-from ranksr.config import FSRCNN, Generator, RRDBNet, SRResNet
+from ranksr.config import FSRCNN, Config, Generator, RRDBNet, SRResNet
 from ranksr.errors import UserError
 from ranksr.metrics import metric_info
 from ranksr.report import intervals, tables
@@ -174,7 +174,7 @@ def _card(release: Release, files: dict[str, bytes], fp16: bool) -> str:
         "tags": ["super-resolution", "x4", release.architecture],
     }
     if origin.config:
-        head["datasets"] = [origin.config.data.hr.rsplit("/", 1)[-1]]
+        head["datasets"] = [_photographs(origin.config)]
         head["metrics"] = list(origin.config.scoring.metrics)
     kind = "Ranker" if release.is_ranker else f"x4 {release.architecture}"
     parts = [
@@ -210,7 +210,7 @@ def _training(release: Release) -> list[str]:
     lines += [
         f"- {training.steps} steps of batch {training.batch_size}, learning rate {training.learning_rate:g}, seed "
         f"{config.seed if training.seed is None else training.seed}",
-        f"- photographs: {config.data.hr}",
+        f"- photographs: {_photographs(config)}",
         *(f"- input {key}: {value}" for key, value in stage.inputs.items()),
         f"- fingerprint {stage.fingerprint}, ranksr {run['versions']['ranksr']}, torch {run['versions']['torch']}, "
         f"commit {run['git_commit'] or 'unknown'}",
@@ -221,6 +221,11 @@ def _training(release: Release) -> list[str]:
     if fitted:
         lines.append(f"- the models of {' and '.join(fitted)} were fitted here: scores compare with no published ones")
     return [*lines, ""]
+
+
+def _photographs(config: Config) -> str:
+    """Name of the training photographs, without the place where they were."""
+    return config.data.hr.rstrip("/").rsplit("/", 1)[-1]
 
 
 def _scores(origin: Origin) -> list[str]:
@@ -321,6 +326,6 @@ def _openmodeldb(release: Release, files: dict[str, bytes]) -> dict[str, Any]:
             "trainingIterations": method.train.steps,
             "trainingBatchSize": method.train.batch_size,
             "trainingHRSize": method.hr_patch_px,
-            "dataset": origin.config.data.hr.rsplit("/", 1)[-1],
+            "dataset": _photographs(origin.config),
         }
     return entry
