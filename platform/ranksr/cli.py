@@ -322,7 +322,9 @@ def upscale(
     if not todo:
         return 0
     if not (on_ray or os.environ.get("RAY_ADDRESS")):
-        return enlarge.told(enlarge.upscale_here(todo, order, jobs))
+        rejected = enlarge.upscale_here(todo, order, jobs)
+        log.info("upscale: %d images more are in %s", len(todo) - len(rejected), order.out)
+        return enlarge.told(rejected)
     from ranksr import cluster, session
     from ranksr.config import Compute
     from ranksr.data.upscale import UpscaleActors

@@ -62,7 +62,8 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._say()
+        if self._draws or time.monotonic() - self._begun > SECONDS_PER_LINE:
+            self._say()
         if self._draws:
             print(file=sys.stderr)
 

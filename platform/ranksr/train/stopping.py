@@ -70,7 +70,10 @@ def stopping(place: Place) -> Iterator[Asked]:
 
     def ask(name: str) -> None:
         log.warning("%s: %s; finishing the step and writing a checkpoint%s", place.name, name, HINT)
-        storage.write_bytes(flag, b"")
+        try:
+            storage.write_bytes(flag, b"")
+        except (OSError, StorageError) as error:  # in a signal handler, where an exception would come up anywhere
+            log.warning("%s: the workers cannot be told to stop (%s)%s", place.name, error, HINT)
 
     storage.delete(flag)  # of a driver that was killed while it waited
     try:
