@@ -74,11 +74,13 @@ def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    source = importlib.resources.files("ranksr.report").joinpath("page.html.j2").read_text(encoding="utf-8")
+    files = importlib.resources.files("ranksr.report")
+    source, css = (files.joinpath(f"page.{end}").read_text(encoding="utf-8") for end in ("html.j2", "css"))
     found = story.rank_dataset
     judged = story.ranker_scores  # an empty table counts as none
     drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
     return environment.from_string(source).render(
+        css=Markup(css),
         story=story,
         config=story.config,
         table=table,
