@@ -5,7 +5,7 @@ import functools
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import ray
@@ -116,11 +116,7 @@ def run_side_by_side(
     """Do the work side by side, `tell` of each trial that is through; returns the errors by trial."""
     by_key = {each.trial.key: each for each in work}
     watch = _Watch(by_key, tell)
-    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of its loggers
-    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its box names a TensorBoard folder that holds nothing
-    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial's last word holds no metric
-    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `fit` would return as if all were through
+    _quieten_tune()
 
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
@@ -149,7 +145,19 @@ def run_side_by_side(
         log.warning("ablation: %s; the trainings finish their step and write a checkpoint%s", name, HINT)
 
     with on_stop_signal(ask) as watch.asked:
-        ended = tuner.fit()
+        return _errors(tuner.fit())
+
+
+def _quieten_tune() -> None:
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")  # results.py writes what is of use
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it misses the files of its loggers
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its box names a TensorBoard folder that holds nothing
+    os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a trial's last word holds no metric
+    os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # `fit` would return as if all were through
+
+
+def _errors(ended: Iterable[Any]) -> dict[str, str]:
+    """Trial key to the last line of its error, of Tune's results."""
     errors = {}
     for result in ended:
         error = str(result.error) if result.error else (result.metrics or {}).get("error")

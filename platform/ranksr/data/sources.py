@@ -106,7 +106,7 @@ def read_file(path: str) -> bytes:
     if not storage.is_remote(path) and os.path.islink(path) and not os.path.exists(path):
         raise ValueError(f"the link leads to {os.readlink(path)}, which does not exist")
     if not storage.is_remote(path) and os.path.exists(path) and not os.path.isfile(path):
-        raise ValueError("it is no regular file")  # reading a pipe would wait for ever
+        raise ValueError("it is no regular file")  # reading a pipe would never end
     try:
         return storage.read_bytes(path)
     except OSError as error:

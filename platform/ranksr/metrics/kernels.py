@@ -20,7 +20,7 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compile on first call, release the GIL, keep the machine code on disk.
 
     Sums may be reordered (vectorised), but NaN and infinity keep their meaning. Without any writable folder for
-    the cache, the kernel still works and every process compiles anew.
+    the cache, the kernel still works and every process compiles again.
     """
     dispatcher = numba.njit(error_model="numpy", nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
     with contextlib.suppress(RuntimeError):  # numba: "no locator available"

@@ -57,7 +57,7 @@ def strips(story: Story, per_test_set: int = IMAGES_PER_TEST_SET) -> dict[str, l
 def region_of_detail(hr: np.ndarray, size_px: int = CROP_PX) -> tuple[int, int, int, int]:
     """(y, x, height, width) of the square with most detail: the largest sum of root gradients, the first of equals.
 
-    uint8 HWC RGB. The corner lies on the LR grid. An image smaller than the square is taken whole.
+    uint8 HWC RGB. The corner is on the LR grid. An image smaller than the square is taken whole.
     """
     height, width = (min(size_px, side) // SCALE * SCALE for side in hr.shape[:2])
     luma = cv2.GaussianBlur(images.luma(hr).astype(np.float64), (0, 0), 1.0)  # noise is no detail

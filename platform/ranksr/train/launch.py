@@ -38,7 +38,22 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     """
     compute = job.config.compute
     cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
-    trainer = TorchTrainer(
+    with stopping(place) as asked:
+        results = _fit(_trainer(job, place, tell_tune))
+    if asked.by:
+        when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
+        log.warning("%s: stopped by %s %s; the same command continues", place.name, asked.by.name, when)
+        raise SystemExit(asked.exit_code)
+    if "mistake" in results:
+        raise UserError(f"{place.name}: {results['mistake']}")
+    if "stopped" in results:
+        raise StopRequested(results["stopped"])
+    return {**results, "num_workers": compute.num_workers}
+
+
+def _trainer(job: SRJob | RankerJob, place: Place, tell_tune: bool) -> TorchTrainer:
+    compute = job.config.compute
+    return TorchTrainer(
         _worker,
         train_loop_config={
             "job": job,
@@ -63,17 +78,6 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
             logging_config=ray.train.LoggingConfig(log_level="ERROR"),
         ),
     )
-    with stopping(place) as asked:
-        results = _fit(trainer)
-    if asked.by:
-        when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
-        log.warning("%s: stopped by %s %s; the same command continues", place.name, asked.by.name, when)
-        raise SystemExit(asked.exit_code)
-    if "mistake" in results:
-        raise UserError(f"{place.name}: {results['mistake']}")
-    if "stopped" in results:
-        raise StopRequested(results["stopped"])
-    return {**results, "num_workers": compute.num_workers}
 
 
 def _fit(trainer: TorchTrainer) -> dict[str, Any]:
