@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ranksr import __version__, presets, progress
+from ranksr import __version__, presets, progress, runs
 from ranksr.errors import StorageError, UserError
 
 log = logging.getLogger(__name__)
@@ -60,9 +60,7 @@ def _guarded(builds: bool) -> Callable[[Callback], Callback]:
             try:
                 if not builds:
                     return callback(*arguments, **options)
-                from ranksr import session
-
-                with session.locks:
+                with runs.locks:
                     return callback(*arguments, **options)
             except KeyboardInterrupt:
                 sys.stdout.flush()

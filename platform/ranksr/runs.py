@@ -52,6 +52,9 @@ IDENTITY_CHANGES = {
 PHOTOGRAPHS = "photographs.json"
 """File of a stage: input to image_id to digest of the content."""
 
+locks = contextlib.ExitStack()
+"""Locks of the command that runs. Global, because everything that Tune is given must be picklable."""
+
 Manifests = Mapping[str, Callable[[], dict[str, str]]]
 """Input of a stage that is photographs -> gives their digests by image_id."""
 

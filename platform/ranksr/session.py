@@ -1,6 +1,5 @@
 """Session of a command: the run it fills, Ray started or joined, other commands locked out."""
 
-import contextlib
 import json
 import logging
 import os
@@ -17,9 +16,6 @@ log = logging.getLogger(__name__)
 PACKAGE = pathlib.Path(__file__).resolve().parent
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
 """Object store of a private Ray. Ray's own default is 30 % of the memory, more than a laptop likes to give."""
-
-locks = contextlib.ExitStack()
-"""Locks of the command that runs. Global, because everything that Tune is given must be picklable."""
 
 
 def open_run(path: str, overrides: Sequence[str], root: str | None) -> pipeline.Context:
@@ -45,12 +41,12 @@ def open_run(path: str, overrides: Sequence[str], root: str | None) -> pipeline.
 
 
 def _start(config: Config, root: str) -> None:
-    locks.enter_context(runs.lock(root))
+    runs.locks.enter_context(runs.lock(root))
     init_ray(config, root)
     if storage.is_remote(root):
         from ranksr import cluster
 
-        locks.enter_context(cluster.reserve(root))
+        runs.locks.enter_context(cluster.reserve(root))
 
 
 def job_environment() -> dict[str, Any]:
