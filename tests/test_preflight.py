@@ -19,17 +19,18 @@ FAILED_AFTER_ALL_TRAININGS = [
     ("ranker.metric=ssim", "ranker.metric=ssim needs a reference image"),
     (
         "ranker.metric=nique",
-        "metric 'nique' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (ranker.metric=nique)",
+        "metric 'nique' is unknown: use niqe, ma, pi, psnr, ssim, pyiqa:NAME or ranker:RUN (ranker.metric=nique)",
     ),
     (GAP("psnr"), "rank_dataset.gap.metric=psnr needs a reference image"),
     (
         GAP("nonsense"),
-        "metric 'nonsense' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (rank_dataset.gap.metric=nonsense)",
+        "metric 'nonsense' is unknown: use niqe, ma, pi, psnr, ssim, pyiqa:NAME or ranker:RUN (rank_dataset.gap.metric=nonsense)",
     ),
     (
         "scoring.metrics=[niqe, foo]",
-        "metric 'foo' is unknown: use niqe, ma, pi, psnr, ssim or pyiqa:NAME (scoring.metrics=foo)",
+        "metric 'foo' is unknown: use niqe, ma, pi, psnr, ssim, pyiqa:NAME or ranker:RUN (scoring.metrics=foo)",
     ),
+    ("ranker.metric=ranker:runs/other", "a Ranker's score is for `ranksr score` alone"),
     ("data.hr=skimage:nosuch", "skimage:nosuch is not in scikit-image's wheel"),
     ("rank_dataset.hr=skimage:nosuch", "skimage:nosuch is not in scikit-image's wheel"),
     ("test_sets=[{name: a, hr: 'skimage:rocket,nosuch'}]", "skimage:nosuch is not in scikit-image's wheel"),

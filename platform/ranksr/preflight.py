@@ -8,6 +8,7 @@ from ranksr.config import Config, Training
 from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
 from ranksr.errors import UserError
+from ranksr.metrics.learned import RANKER
 from ranksr.runs import BESIDE_STAGES, STAGES
 from ranksr.train.loop import validated_by
 
@@ -47,6 +48,8 @@ def require_metrics(config: Config) -> None:
             info = metrics.metric_info(name)
         except UserError as error:
             raise UserError(f"{error} ({said})") from error
+        if name.startswith(RANKER):
+            raise UserError(f"{said}: a Ranker's score is for `ranksr score` alone; choose another metric")
         if "ma" in metrics.made_of(name) and config.scoring.ma_model is None:
             raise UserError(f"{said}: metric {name!r} needs scoring.ma_model: published, fit, or a file")
         if info.needs_reference and (said, name) in labels:
