@@ -1,6 +1,8 @@
 """Users' files: metadata never decides over pixels, and odd pixel formats are right or refused by name."""
 
 import io
+import pathlib
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -11,7 +13,7 @@ import PIL.Image
 import pytest
 import tifffile
 
-from ranksr.decoding import decode_photograph
+from ranksr.decoding import decode_photograph, decode_picture
 
 RNG = np.random.default_rng(0)
 RGB = np.clip(
@@ -272,3 +274,22 @@ def test_files_of_public_bug_reports_have_the_right_pixels(shared) -> None:
     path = shared("bugs/tiff/tif12.tif")
     stored = tifffile.imread(path).astype(int)
     assert_decodes(path.read_bytes(), np.repeat(((stored * 255 + 2047) // 4095)[:, :, None], 3, axis=2))
+
+
+def test_what_a_photograph_is_read_of_is_a_picture_too(shared: Callable[[str], pathlib.Path]) -> None:
+    """The same files are read, with the same pixels once they are reduced to 8 bits of RGB; the others have a reason."""
+    count = 0
+    for path in sorted(path for path in shared("bugs").rglob("*") if path.suffix in (".png", ".jpg", ".tif", ".webp")):
+        data = path.read_bytes()
+        try:
+            expected = decode_photograph(data)
+        except ValueError as error:
+            with pytest.raises(ValueError, match=re.escape(str(error))):
+                decode_picture(data)
+            continue
+        found = decode_picture(data).pixels
+        reduced = found if found.dtype == np.uint8 else (found >> 8).astype(np.uint8)
+        colour = reduced if reduced.ndim == 3 else np.repeat(reduced[:, :, None], 3, axis=2)
+        assert np.abs(colour.astype(int) - expected).max() <= 1, path
+        count += 1
+    assert count > 5

@@ -4,6 +4,7 @@ PNG and JPEG reach Pillow without their metadata, whose damage or size it would 
 read here. TIFF, of whose pixel formats Pillow knows a few, is tifffile's.
 """
 
+import contextlib
 import dataclasses
 import io
 import logging
@@ -11,6 +12,7 @@ import math
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 
 import imagecodecs
 import numpy as np
@@ -44,10 +46,17 @@ def decode_photograph(data: bytes) -> np.ndarray:
     """
     if not data:
         raise ValueError("the file is empty")
+    with _reasons():
+        return np.ascontiguousarray(_decode(data))
+
+
+@contextlib.contextmanager
+def _reasons() -> Iterator[None]:
+    """Turns what decoders of damaged files raise into ValueError with a reason."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # large, or with odd metadata: the pixels are what counts
-            return np.ascontiguousarray(_decode(data))
+            yield
     except PIL.UnidentifiedImageError:
         raise ValueError("the file is no image that Pillow can read") from None
     except Exception as error:  # decoders of damaged files raise whatever their parser meets
@@ -73,18 +82,13 @@ def decode_picture(data: bytes) -> Picture:
 
     More than 8 bits of PNG, TIFF and PGM are kept as 16, spread over the whole range.
     """
-    pixels, alpha = decode_photograph(data), None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            channels, orientation = _channels(data)
-            grey = channels.shape[2] < 3
-            if channels.shape[2] in (2, 4):
-                alpha = np.ascontiguousarray(_turned(channels[:, :, -1], orientation))
-            pixels = np.ascontiguousarray(_turned(channels[:, :, 0] if grey else channels[:, :, :3], orientation))
-    except Exception:  # whatever the file has beyond its 8 bits of RGB is left out where it cannot be read
-        pixels, alpha = decode_photograph(data), None
-    return Picture(pixels, alpha, _profile(data))
+    decode_photograph(data)  # which knows what is wrong with a file
+    with _reasons():
+        channels, orientation = _channels(data)
+    turned = np.ascontiguousarray(_turned(channels, orientation))
+    num_colours = 1 if turned.shape[2] < 3 else 3
+    alpha = turned[:, :, num_colours] if turned.shape[2] > num_colours else None
+    return Picture(turned[:, :, 0] if num_colours == 1 else turned[:, :, :3], alpha, _profile(data))
 
 
 def _channels(data: bytes) -> tuple[np.ndarray, int]:
@@ -157,7 +161,7 @@ def _as_rgb(gray: np.ndarray) -> np.ndarray:
 def _bare_png(data: bytes, keep: tuple[bytes, ...] = ()) -> tuple[bytes, bytes]:
     """The PNG without its ancillary chunks but those to `keep`, and the content of its eXIf chunk.
 
-    Checksums of what is kept must be right.
+    Checksums of chunks that decide the pixels must be right; others of a wrong one are left out.
     """
     kept, exif, place = [PNG_SIGNATURE], b"", len(PNG_SIGNATURE)
     while place + 12 <= len(data):
@@ -165,10 +169,13 @@ def _bare_png(data: bytes, keep: tuple[bytes, ...] = ()) -> tuple[bytes, bytes]:
         whole = data[place : place + 12 + size]
         if len(whole) < 12 + size:
             break
-        if kind in (*PNG_PIXELS, *keep):
-            if zlib.crc32(whole[4:-4]) != int.from_bytes(whole[-4:], "big"):
+        right = zlib.crc32(whole[4:-4]) == int.from_bytes(whole[-4:], "big")
+        if kind in PNG_PIXELS:
+            if not right:
                 raise ValueError(f"the checksum of a {kind.decode()} chunk is wrong")
             kept.append(whole)
+        elif kind in keep:
+            kept += [whole] if right else []
         elif kind == b"eXIf":
             exif = whole[8:-4]
         elif not kind[0] & 0x20:

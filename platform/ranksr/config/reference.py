@@ -20,7 +20,7 @@ def json_schema(model: type[pydantic.BaseModel] = Config) -> str:
 
     `model`: the model of another kind of file, such as `ablation.study.Study`.
     """
-    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **partial(model)}
+    schema = {"$schema": "http://json-schema.org/draft-07/schema#", **_partial(model)}
     schema["$defs"] = schema.pop("$defs")  # last: what people look for comes first
     schema["properties"]["base"] = {"type": "string", "description": "A file of this kind that this one changes."}
     for key in OPTIONAL_ENTRIES if model is Config else ():
@@ -32,7 +32,7 @@ def json_schema(model: type[pydantic.BaseModel] = Config) -> str:
     return storage.to_json(schema, indent=2)
 
 
-def partial(model: type[pydantic.BaseModel]) -> dict[str, Any]:
+def _partial(model: type[pydantic.BaseModel]) -> dict[str, Any]:
     """The JSON schema of a model in which no key is required, as a file may leave keys to its `base:`."""
     return _without_requirements(model.model_json_schema())
 
@@ -59,7 +59,7 @@ def markdown() -> str:
     ]
     for title, model in _sections("", Config):
         about = (model.__doc__ or "").strip().splitlines()
-        lines += ["", f"## {title or 'Top level'}", "", *([about[0], ""] if about and model.__module__ else [])]
+        lines += ["", f"## {title or 'Top level'}", "", *([about[0], ""] if about else [])]
         lines += ["| key | type | default | meaning |", "|---|---|---|---|"]
         for name, field in model.model_fields.items():
             meaning = " ".join((field.description or "").split())
