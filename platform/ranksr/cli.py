@@ -308,29 +308,7 @@ def upscale(
     from ranksr.use import enlarge
 
     order = enlarge.Order(model, storage.absolute(out), form, tile_px=tile, **how)
-    if jobs is not None and jobs < 1:
-        raise UserError(f"--jobs {jobs}: use 1 or more")
-    photos = enlarge.find_photographs(paths)
-    enlarge.prepare(order)
-    todo = enlarge.missing(photos, order)
-    if len(todo) < len(photos):
-        log.info(
-            "upscale: %d of %d images are there (--overwrite makes them again)", len(photos) - len(todo), len(photos)
-        )
-    if not todo:
-        return 0
-    if not (on_ray or os.environ.get("RAY_ADDRESS")):
-        rejected = enlarge.upscale_here(todo, order, jobs)
-        log.info("upscale: %d images more are in %s", len(todo) - len(rejected), order.out)
-        return enlarge.told(rejected)
-    from ranksr import cluster, session
-    from ranksr.config import Compute
-    from ranksr.data.upscale import UpscaleActors
-
-    session.connect()
-    cluster.require_shared_root(Compute(), order.out)
-    num_gpus = 1.0 if str(order.device).startswith("cuda") else 0.0
-    return enlarge.told(enlarge.upscale_on_ray(photos, order, jobs or UpscaleActors(None, num_gpus).present, num_gpus))
+    return enlarge.run(order, paths, jobs, on_ray or bool(os.environ.get("RAY_ADDRESS")))
 
 
 @commands.command()

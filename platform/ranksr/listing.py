@@ -69,6 +69,16 @@ def list_images(folder: str, told_apart: bool = True) -> list[Image]:
     return found
 
 
+def images_of(path: str, told_apart: bool = True) -> list[Image]:
+    """The images of a path that a user gives: those under a folder (`list_images`), else the file that it names."""
+    readable = escaped(path)
+    if readable != path:
+        return [Image(pathlib.PurePath(readable).stem, NOT_UTF8 + readable, 0)]
+    if storage.is_folder(path):
+        return list_images(path, told_apart)
+    return [Image(unicodedata.normalize("NFC", pathlib.PurePath(path).stem), storage.absolute(path), 0)]
+
+
 @functools.lru_cache
 def say_once(text: str, level: int = logging.INFO) -> None:
     """A log line, once per process: a folder is listed by every stage that reads it."""

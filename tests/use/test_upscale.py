@@ -21,6 +21,7 @@ from ranksr.config import RRDBNet, SRResNet
 from ranksr.data.upscale import upscale
 from ranksr.decoding import decode_picture
 from ranksr.models import build_generator
+from ranksr.use import enlarge
 
 SMALL = SRResNet(arch="srresnet", features=8, blocks=1, skip="bilinear")
 
@@ -158,6 +159,23 @@ def test_nothing_is_overwritten_unless_it_is_asked_for(
     assert read(made).pixels.shape == (160, 192, 3)
 
 
+def test_overwriting_that_is_cut_off_leaves_no_mixture(
+    network: pathlib.Path, small: np.ndarray, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(images.encode_png(small))
+    arguments = [network, tmp_path / "a.png", tmp_path / "b.png", "--out", tmp_path / "out"]
+    assert run(*arguments) == 0
+    plain = (tmp_path / "out" / "a_x4.png").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(enlarge, "upscale_here", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert run(*arguments, "--x8", "--overwrite") == 130
+    assert run(*arguments, "--x8") == 0  # goes on: nothing of the former network's is taken for its own
+    made = {path.name: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
+    assert made.keys() == {"a_x4.png", "b_x4.png"}
+    assert plain not in made.values()
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -288,6 +306,11 @@ def test_the_same_images_come_out_of_ray_and_are_not_made_twice(
     made = {path.name: path.read_bytes() for path in (tmp_path / "ray").glob("*.png")}
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "here").glob("*.png")}
     assert len(made) == 6
+    (tmp_path / "ray" / "3_x4.png").unlink()
+    assert run(network, tmp_path / "in", "--out", tmp_path / "ray", "--ray", "--jobs", 2) == 1
+    assert (tmp_path / "ray" / "3_x4.png").read_bytes() == made["3_x4.png"]  # what is gone is made again
+    assert run(network, tmp_path / "in", "--out", tmp_path / "ray", "--ray", "--jobs", 2, "--format", "tiff") == 1
+    assert len(list((tmp_path / "ray").glob("*.tif"))) == 6
     times = {path: path.stat().st_mtime_ns for path in (tmp_path / "ray").glob("*.png")}
     assert run(network, tmp_path / "in", "--out", tmp_path / "ray", "--ray", "--jobs", 2) == 1
     assert times == {path: path.stat().st_mtime_ns for path in (tmp_path / "ray").glob("*.png")}

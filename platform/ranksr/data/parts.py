@@ -164,7 +164,7 @@ def _explained(work: Callable[[Row], Row], row: Row) -> Row:
 
 
 def describe(
-    photos: list[Photo],
+    photos: Sequence[Photo],
     given: Mapping[str, Mapping[str, str]] | None = None,
     digests: Mapping[str, str] | None = None,
     held_out: Collection[str] = (),
@@ -319,12 +319,10 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
 
     Raises UserError naming the bad files when `on_bad` is `fail` or they are too many; the parts without them stay.
     """
-    names = storage.list_tables(folder)
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a request each, where the folder is in S3
-        footers = list(pool.map(lambda name: storage.read_parquet_footer(storage.join(folder, name)), names))
-    found = [read_summary(footer.metadata) for footer in footers]
-    total = add_up(found)
-    rejected = [entry for summary in found for entry in summary.rejected]
+    footers = _footers(folder)
+    found = {name: read_summary(footer.metadata) for name, footer in footers.items()}
+    total = add_up(list(found.values()))
+    rejected = [entry for summary in found.values() for entry in summary.rejected]
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
     rows = [{"path": entry.path, "reason": entry.reason} for entry in rejected]
     storage.write_table(storage.join(folder, "rejected", "rejected.parquet"), pa.Table.from_pylist(rows, schema=schema))
@@ -334,19 +332,23 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
         log.warning("%d more are in %s", len(rejected) - MOST_NAMED, storage.join(folder, "rejected"))
     bad = rejected if on_bad == "fail" else _bad(rejected)
     if len(bad) > most_bad(on_bad, max_bad_fraction, total["images"]):
-        for name, summary in zip(names, found, strict=True):
+        for name, summary in found.items():
             if summary.rejected:  # the next attempt must look at the mended files again
                 storage.delete(storage.join(folder, name))
         raise UserError(too_many(bad, total["images"], on_bad, max_bad_fraction))
-    return {**total, "rows": sum(footer.num_rows for footer in footers)}
+    return {**total, "rows": sum(footer.num_rows for footer in footers.values())}
 
 
-def rejected_of(folder: str) -> list[Rejected]:
-    """The rejected files of all parts in a folder."""
-    paths = [storage.join(folder, name) for name in storage.list_tables(folder)]
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        footers = list(pool.map(storage.read_parquet_footer, paths))
-    return [entry for footer in footers for entry in read_summary(footer.metadata).rejected]
+def read_summaries(folder: str) -> dict[str, "Summary"]:
+    """Name of each part in a folder to its summary."""
+    return {name: read_summary(footer.metadata) for name, footer in _footers(folder).items()}
+
+
+def _footers(folder: str) -> dict[str, pyarrow.parquet.FileMetaData]:
+    names = storage.list_tables(folder)
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a request each, where the folder is in S3
+        footers = pool.map(lambda name: storage.read_parquet_footer(storage.join(folder, name)), names)
+        return dict(zip(names, footers, strict=True))
 
 
 def _bad(rejected: list[Rejected]) -> list[Rejected]:

@@ -5,9 +5,7 @@ import io
 import math
 import multiprocessing
 import os
-import pathlib
 import sys
-import unicodedata
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -20,8 +18,6 @@ from ranksr import listing, progress, storage
 from ranksr.errors import UserError
 from ranksr.images import decode_photograph
 from ranksr.metrics.engine import Models, load_models, score_batch
-from ranksr.metrics.learned import RANKER
-from ranksr.metrics.learned import load as load_ranker
 from ranksr.metrics.scores import FITTED, Score, mean_score, unscorable
 from ranksr.metrics.table import PYIQA, made_of, metric_info
 
@@ -91,7 +87,8 @@ def score_paths(
 
     A file that cannot be read becomes a row with a reason.
     """
-    _models(request)  # a user's mistake, a download and the compiler come before the processes
+    models = _models(request)  # a download and the compiler come before the processes
+    score_batch([], request.metrics, models, request.profile, [])  # and so does a user's mistake
     if needing := [name for name in request.metrics if reference is None and metric_info(name).needs_reference]:
         raise UserError(f"{', '.join(needing)} compare with a reference: give --reference DIR")
     work = _with_references(_find(paths), reference)
@@ -141,9 +138,6 @@ def _score_chunk(request: Request, chunk: list[tuple[str, str | None]]) -> list[
 
 def _models(request: Request) -> Models:
     """Only what the metrics need: NIQE alone must not download Ma's 78 MB."""
-    for name in request.metrics:
-        if name.startswith(RANKER):
-            load_ranker(name.removeprefix(RANKER))
     needed = {raw for name in request.metrics for raw in made_of(name)}
     return load_models(request.niqe_model if "niqe" in needed else None, request.ma_model if "ma" in needed else None)
 
@@ -166,14 +160,9 @@ def _find(paths: Sequence[str]) -> list[tuple[str, str]]:
     """(file, its name inside the given folder, without suffix) for each image; what is no folder stands for itself."""
     found: list[tuple[str, str]] = []
     for path in paths:
-        if listing.escaped(path) != path:
-            found.append((listing.NOT_UTF8 + listing.escaped(path), listing.escaped(path)))
-        elif storage.is_folder(path):
-            absolute = storage.absolute(path)
-            images = listing.list_images(path, told_apart=False)
-            found += [(image.path.replace(absolute, path.rstrip("/"), 1), image.name) for image in images]
-        else:
-            found.append((path, unicodedata.normalize("NFC", pathlib.PurePath(path).stem)))
+        images = listing.images_of(path, told_apart=False)
+        # Under the path as it was given, which may be relative.
+        found += [(image.path.replace(storage.absolute(path), path.rstrip("/"), 1), image.name) for image in images]
     return found
 
 

@@ -4,9 +4,7 @@ import concurrent.futures
 import dataclasses
 import io
 import logging
-import pathlib
 import sys
-import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,9 +16,11 @@ import pyarrow as pa
 import tifffile
 import torch
 
-from ranksr import listing, progress, storage
-from ranksr.data import digests, parts, sources
+from ranksr import cluster, listing, progress, storage
+from ranksr.config import Compute
+from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
+from ranksr.data.upscale import UpscaleActors
 from ranksr.decoding import Picture, decode_picture
 from ranksr.errors import UserError
 from ranksr.use.network import Model, find, load_model
@@ -31,8 +31,7 @@ FORMATS = {"png": ".png", "jpg": ".jpg", "webp": ".webp", "tiff": ".tif"}
 SETTINGS = "upscale.json"
 """File beside the images: the network and the settings that made them."""
 PARTS = ".parts"
-"""Folder beside the images: the finished parts of a job on Ray."""
-SECONDS_PER_LINE = 5.0
+"""Folder beside the images while a job on Ray works: which files it could not read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,14 +67,8 @@ class Order:
 
 def find_photographs(paths: Sequence[str]) -> list[Photo]:
     """The image files among `paths` and under the folders among them. Raises UserError for two of one name."""
-    found: list[Photo] = []
-    for path in paths:
-        if listing.escaped(path) == path and storage.is_folder(path):
-            found += [Photo(image.name, image.path, image.size) for image in listing.list_images(path)]
-        else:
-            name = unicodedata.normalize("NFC", pathlib.PurePath(listing.escaped(path)).stem)
-            at = path if listing.escaped(path) == path else listing.NOT_UTF8 + listing.escaped(path)
-            found.append(Photo(name, at if at.startswith(listing.NOT_UTF8) else storage.absolute(at)))
+    images = [image for path in paths for image in listing.images_of(path)]
+    found = [Photo(image.name, image.path, image.size) for image in images]
     first: dict[str, Photo] = {}
     for photo in found:
         if (other := first.setdefault(photo.image_id, photo)) is not photo and other.path != photo.path:
@@ -83,10 +76,33 @@ def find_photographs(paths: Sequence[str]) -> list[Photo]:
     return list(first.values())
 
 
-def prepare(order: Order) -> None:
+def run(order: Order, paths: Sequence[str], jobs: int | None, on_ray: bool) -> int:
+    """Upscale the photographs whose image is not there yet, and name those that could not be read; the exit code.
+
+    `jobs`: photographs side by side. Raises UserError.
+    """
+    if jobs is not None and jobs < 1:
+        raise UserError(f"--jobs {jobs}: use 1 or more")
+    photos = find_photographs(paths)
+    prepare(order, photos)
+    todo = missing(photos, order)
+    if len(todo) < len(photos):
+        kept = len(photos) - len(todo)
+        log.info("upscale: %d of %d images are there (--overwrite makes them again)", kept, len(photos))
+    if not todo:
+        return 0
+    rejected = upscale_on_ray(todo, order, jobs) if on_ray else upscale_here(todo, order, jobs)
+    log.info("upscale: %d images more are in %s", len(todo) - len(rejected), order.out)
+    for entry in rejected:
+        print(f"ranksr: {entry.path}: {entry.reason}", file=sys.stderr)
+    return 1 if rejected else 0
+
+
+def prepare(order: Order, photos: Iterable[Photo]) -> None:
     """Check that the folder can be written and holds nothing that another network made; note what makes it now.
 
-    Raises UserError.
+    With `overwrite` the images of these photographs are deleted: a start that is killed must not leave a mixture that
+    the next one takes for its own. Raises UserError.
     """
     storage.probe(order.out, "output folder")
     origin = find(order.model)
@@ -97,19 +113,24 @@ def prepare(order: Order) -> None:
             f"{order.out} holds images of another network or with other settings ({path}): give another --out, or "
             "--overwrite"
         )
+    if order.overwrite:
+        for image in {order.path(photo.image_id) for photo in photos} & _images(order):
+            storage.delete(image)
     storage.write_json(path, {"model": order.model, "made_by": made_by})
 
 
 def missing(photos: Iterable[Photo], order: Order) -> list[Photo]:
-    """The photographs whose image is not there yet; with `overwrite` all."""
-    if order.overwrite:
-        return list(photos)
-    there = {storage.join(order.out, name) for name, _ in storage.list_files(order.out)}
+    """The photographs whose image is not there yet."""
+    there = _images(order)
     return [photo for photo in photos if order.path(photo.image_id) not in there]
 
 
-def upscale_file(model: Model, photo: Photo, order: Order) -> tuple[int, int]:
-    """Write the image of one photograph; returns its height and width.
+def _images(order: Order) -> set[str]:
+    return {storage.join(order.out, name) for name, _ in storage.list_files(order.out)}
+
+
+def upscale_file(model: Model, photo: Photo, order: Order) -> None:
+    """Write the image of one photograph.
 
     Raises ValueError with the reason where the photograph cannot be read, UserError where the image cannot be written.
     """
@@ -123,7 +144,6 @@ def upscale_file(model: Model, photo: Photo, order: Order) -> tuple[int, int]:
             f"cannot write {path} ({error.strerror or error}): finished images are kept; make room or choose another "
             "--out, and give the same command again"
         ) from error
-    return picture.pixels.shape[0], picture.pixels.shape[1]
 
 
 def encode(picture: Picture, form: str, quality: int) -> bytes:
@@ -215,11 +235,9 @@ class _Actor:
         rows: list[parts.Row] = []
         rejected: list[parts.Rejected] = []
         for photo in (each.photo for each in part.photos):
-            path = self._order.path(photo.image_id)
             try:
-                if self._order.overwrite or not storage.exists(path):
-                    upscale_file(self._model, photo, self._order)
-                rows.append({"image_id": photo.image_id, "path": path})
+                upscale_file(self._model, photo, self._order)
+                rows.append({"image_id": photo.image_id})
             except UserError:
                 raise
             except ValueError as error:
@@ -231,24 +249,23 @@ def _as_made(content: parts.Content) -> parts.Content:
     return content
 
 
-SCHEMA = pa.schema([("image_id", pa.string()), ("path", pa.string())])
+SCHEMA = pa.schema([("image_id", pa.string())])
 
 
-def upscale_on_ray(photos: Sequence[Photo], order: Order, num_actors: int, num_gpus: float) -> list[parts.Rejected]:
-    """Upscale on the Ray that this process has joined, resumable by parts; as `upscale_here` otherwise."""
-    folder = storage.join(order.out, PARTS)
-    if order.overwrite:
-        storage.delete(folder)
-    local = [photo.path for photo in photos if not storage.is_remote(photo.path)]
-    known = digests.of_files(local)
-    described = [dataclasses.replace(photo, digest=known.get(photo.path, "")) for photo in photos]
-    actors = parts.Actors(_Actor, (order,), num_actors, num_gpus)
-    parts.run_job(parts.Job("upscale", folder, SCHEMA, _as_made, 4, actors, ("images", 1)), parts.describe(described))
-    return parts.rejected_of(folder)
+def upscale_on_ray(photos: Sequence[Photo], order: Order, jobs: int | None = None) -> list[parts.Rejected]:
+    """Upscale on the cluster of RAY_ADDRESS or a private Ray, `jobs` actors side by side; as `upscale_here` otherwise.
 
+    The images tell what is done, as they do there: parts of an earlier start, of other photographs, formats or names,
+    would tell of images that are not there.
+    """
+    from ranksr import session  # only here: it brings the whole pipeline
 
-def told(rejected: Sequence[parts.Rejected]) -> int:
-    """Name bad files on standard error; the exit code."""
-    for entry in rejected:
-        print(f"ranksr: {entry.path}: {entry.reason}", file=sys.stderr)
-    return 1 if rejected else 0
+    session.connect()
+    cluster.require_shared_root(Compute(), order.out)
+    folder, num_gpus = storage.join(order.out, PARTS), 1.0 if str(order.device).startswith("cuda") else 0.0
+    storage.delete(folder)
+    actors = parts.Actors(_Actor, (order,), jobs or UpscaleActors(None, num_gpus).present, num_gpus)
+    parts.run_job(parts.Job("upscale", folder, SCHEMA, _as_made, 4, actors, ("images", 1)), parts.describe(photos))
+    rejected = [entry for summary in parts.read_summaries(folder).values() for entry in summary.rejected]
+    storage.delete(folder)
+    return rejected

@@ -138,15 +138,16 @@ class Model:
 
     def tile_px(self, workers: int = 1) -> int:
         """Side of an LR tile whose feature maps fit into the memory that is free now, shared by `workers`."""
-        widths = [each.out_channels for each in self.generator.modules() if isinstance(each, torch.nn.Conv2d)]
-        per_pixel = BYTES_PER_FEATURE * min(sorted(widths)[len(widths) // 2], 256) / (2 if self.bf16 else 1)
-        around = int((min(MOST_TILE_BYTES, self._free_bytes() / 4 / workers) / per_pixel) ** 0.5)
+        first = next(each for each in self.generator.modules() if isinstance(each, torch.nn.Conv2d))
+        per_pixel = BYTES_PER_FEATURE * first.out_channels / (2 if self.bf16 else 1)
+        around = int((min(MOST_TILE_BYTES, self._share_of_memory() / workers) / per_pixel) ** 0.5)
         return max(LEAST_TILE_PX, min(MOST_TILE_PX, around - 2 * OVERLAP_PX))
 
-    def _free_bytes(self) -> float:
+    def _share_of_memory(self) -> float:
+        """Bytes for tiles: the GPU's free memory, or a quarter of the machine's, which the images need too."""
         if self.device.startswith("cuda"):
-            return 4.0 * torch.cuda.mem_get_info(self.device)[0]
-        return psutil.virtual_memory().available
+            return torch.cuda.mem_get_info(self.device)[0]
+        return psutil.virtual_memory().available / 4
 
 
 def _mean_of_channels(image: np.ndarray) -> np.ndarray:
