@@ -96,18 +96,19 @@ def downscale(image: np.ndarray) -> np.ndarray:
 
 
 def upscale_bicubic(image: np.ndarray) -> np.ndarray:
-    """The `bicubic` method: the LR image, 4 times as large. uint8 HWC RGB.
+    """The `bicubic` method: the LR image, 4 times as large. HWC or HW, uint8 or uint16 as given.
 
     Computed in floating point and rounded once, as MATLAB does for im2double images: NIQE 7.72 on Set14. Rounding
     after each dimension, as MATLAB does for uint8 images, gives 7.61, the paper's figure; PSNR is 26.09 dB in both.
     """
     height, width = image.shape[0] * SCALE, image.shape[1] * SCALE
-    channels = np.moveaxis(image, 2, 0)
-    return np.stack([_rounded(resize_bicubic(each.astype(np.float64), height, width)) for each in channels], axis=2)
+    if image.ndim == 3:  # one channel after another, as in `resize_bicubic`
+        return np.stack([upscale_bicubic(channel) for channel in np.moveaxis(image, 2, 0)], axis=2)
+    return _rounded(resize_bicubic(image.astype(np.float64), height, width), image.dtype)
 
 
-def _rounded(pixels: np.ndarray) -> np.ndarray:
-    return np.floor(np.clip(pixels, 0, 255) + 0.5).astype(np.uint8)  # MATLAB rounds halves up
+def _rounded(pixels: np.ndarray, dtype: np.dtype | type = np.uint8) -> np.ndarray:
+    return np.floor(np.clip(pixels, 0, np.iinfo(dtype).max) + 0.5).astype(dtype)  # MATLAB rounds halves up
 
 
 @functools.lru_cache(maxsize=128)

@@ -24,7 +24,6 @@ from ranksr.config.schema import (
     Scoring,
     TestSet,
     Validation,
-    flatten,
 )
 from ranksr.config.section import (
     FileName,
@@ -57,7 +56,6 @@ __all__ = [
     "Validation",
     "Weights",
     "config_of",
-    "flatten",
     "load_config",
     "with_overrides",
 ]

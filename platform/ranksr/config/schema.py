@@ -194,12 +194,12 @@ class Config(Section):
             node = dumped
             for key in path.split("."):
                 node = node[key]
-            flat |= flatten(path, node)
+            flat |= _flatten(path, node)
         return flat
 
 
-def flatten(prefix: str, node: Any) -> dict[str, Any]:
+def _flatten(prefix: str, node: Any) -> dict[str, Any]:
     """The leaves under `node` by their dotted keys, which begin with `prefix`."""
     if not isinstance(node, dict):
         return {prefix: node}
-    return {key: leaf for name, below in node.items() for key, leaf in flatten(f"{prefix}.{name}", below).items()}
+    return {key: leaf for name, below in node.items() for key, leaf in _flatten(f"{prefix}.{name}", below).items()}

@@ -28,6 +28,7 @@ from ranksr import storage
 from ranksr.config import Data
 from ranksr.data.sources import Photo
 from ranksr.errors import StorageError, UserError
+from ranksr.progress import SECONDS_PER_LINE
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,6 @@ much, a part is one object in Ray's store."""
 PARTS_AT_ONCE = 10_000
 """Largest number of parts in one Ray Data execution, whose driver keeps an object and statistics for each."""
 
-SECONDS_PER_LINE = 5
 MOST_NAMED = 20
 """Rejected files in the log; all are in rejected.parquet."""
 

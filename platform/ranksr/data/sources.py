@@ -6,7 +6,6 @@ import importlib.util
 import logging
 import os
 import pathlib
-import unicodedata
 
 import numpy as np
 
@@ -49,10 +48,7 @@ def list_photos(source: str) -> list[Photo]:
             f"{storage.absolute(source)} does not exist; give the folder of your photographs, "
             "e.g. data.hr=/data/DIV2K/DIV2K_train_HR"
         )
-    if not storage.is_folder(source):
-        path = storage.absolute(source)
-        return [Photo(unicodedata.normalize("NFC", pathlib.PurePath(path).stem), path)]
-    images_found = listing.list_images(source)
+    images_found = listing.images_of(source)
     listing.require_originals(source, images_found)
     return [Photo(image.name, image.path, image.size) for image in images_found]
 

@@ -133,7 +133,7 @@ class Model:
     def enlarge(self, picture: Picture, tile_px: int | None = None, ensemble: bool = False) -> Picture:
         """The picture, 4 times as high and wide, in its own depth; alpha by bicubic interpolation."""
         pixels = self(picture.pixels, tile_px, ensemble)
-        alpha = None if picture.alpha is None else _enlarged_alpha(picture.alpha)
+        alpha = None if picture.alpha is None else images.upscale_bicubic(picture.alpha)
         return Picture(pixels, alpha, picture.icc)
 
     def tile_px(self, workers: int = 1) -> int:
@@ -153,12 +153,6 @@ class Model:
 def _mean_of_channels(image: np.ndarray) -> np.ndarray:
     total = image.sum(axis=2, dtype=np.uint32)
     return ((total + 1) // 3).astype(image.dtype)
-
-
-def _enlarged_alpha(alpha: np.ndarray) -> np.ndarray:
-    full = np.iinfo(alpha.dtype).max
-    height, width = (4 * side for side in alpha.shape)
-    return np.round(images.resize_bicubic(alpha.astype(np.float64), height, width).clip(0, full)).astype(alpha.dtype)
 
 
 def load_model(model: str, device: str | None = None, bf16: bool = False) -> Model:

@@ -19,8 +19,9 @@ import yaml
 from ranksr import SCALE, __version__, checkpoints, storage, weights
 from ranksr.config import FSRCNN, Config, Generator, RRDBNet, SRResNet
 from ranksr.errors import UserError
-from ranksr.metrics import metric_info
+from ranksr.metrics.learned import LEAST_PX
 from ranksr.report import intervals, tables
+from ranksr.report.ablation import summary
 from ranksr.runs import RUN_FILE, SCORES
 from ranksr.use.network import Origin, about, find
 
@@ -142,9 +143,12 @@ def to_onnx(network: torch.nn.Module, is_ranker: bool, fp16: bool) -> bytes:
         raise UserError(f"{error.name} is not installed: pip install 'ranksr[onnx]'") from error
     kind = torch.float16 if fp16 else torch.float32
     names = ("image", "score") if is_ranker else ("lr", "sr")
-    free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height", min=32), 3: torch.export.Dim("width", min=32)}
-    if not is_ranker:
-        free = {0: torch.export.Dim("batch"), 2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    least = {"min": LEAST_PX} if is_ranker else {}
+    free = {
+        0: torch.export.Dim("batch"),
+        2: torch.export.Dim("height", **least),
+        3: torch.export.Dim("width", **least),
+    }
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own code
         path = pathlib.Path(folder) / "model.onnx"
@@ -241,13 +245,13 @@ def _scores(origin: Origin) -> list[str]:
     lines = [f"## Scores\n\nProfile {origin.config.scoring.profile}; means over images, ± 95 % over them.\n"]
     for test_set in (each.name for each in origin.config.test_sets):
         metrics = [name for name in origin.config.scoring.metrics if (test_set, origin.method, name) in values]
-        arrows = {name: "↓" if metric_info(name).lower_is_better else "↑" for name in metrics}
-        lines.append(f"| {test_set} | {' | '.join(f'{tables.labelled(name)} {arrows[name]}' for name in metrics)} |")
+        columns = [tables.Column(test_set, name, has_paper=False, calibrated=False) for name in metrics]
+        lines.append(f"| {test_set} | {' | '.join(column.label for column in columns)} |")
         lines.append(f"|---|{'---:|' * len(metrics)}")
         for method in methods:
-            cells = [intervals.interval(values.get((test_set, method, name), [])) for name in metrics]
-            shown = [tables.number(cell.mean) + (f" ± {cell.half_width:.2f}" if cell.known else "") for cell in cells]
-            lines.append(f"| {method} | {' | '.join(shown)} |")
+            found = [intervals.interval(values.get((test_set, method, column.metric), [])) for column in columns]
+            cells = [summary.Cell(column, value, None) for column, value in zip(columns, found, strict=True)]
+            lines.append(f"| {method} | {' | '.join(cell.text for cell in cells)} |")
         lines.append("")
     return lines
 
