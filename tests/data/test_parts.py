@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
+import ray.exceptions
 
 from ranksr import images, storage
 from ranksr.data import parts, sources
@@ -51,6 +52,23 @@ def plan(
 
 def test_each_group_of_photographs_is_one_file(ray_cluster: None, tmp_path: pathlib.Path) -> None:
     assert len(run(tmp_path, list("abcde"))) == len(groups(make_photos(*"abcde"), 2)) >= 3
+    assert storage.read_table(str(tmp_path))["image_id"].to_pylist() == list("abcde")
+
+
+def test_a_job_goes_on_when_the_node_of_rays_own_bookkeeping_is_lost(
+    ray_cluster: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = iter([True, False])
+    make = parts._make
+
+    def make_once_lost(job: parts.Job, todo: list[parts.Part]) -> bool:
+        if next(lost):
+            make(job, todo[:1])
+            raise ray.exceptions.ActorUnschedulableError("its node doesn't exist any more")
+        return make(job, todo)
+
+    monkeypatch.setattr(parts, "_make", make_once_lost)
+    assert len(run(tmp_path, list("abcde"))) >= 3
     assert storage.read_table(str(tmp_path))["image_id"].to_pylist() == list("abcde")
 
 

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from types import TracebackType
 from typing import Any
 
 import pyarrow as pa
@@ -214,12 +213,18 @@ def run_job(job: Job, photos: list[PartPhoto]) -> None:
 
     Raises UserError or StorageError for what a worker met that a user can mend.
     """
-    wanted = plan(photos, job.per_part)
-    finished = set(storage.list_tables(job.folder))
+    wanted, finished = plan(photos, job.per_part), set(storage.list_tables(job.folder))
     todo = [part for name, part in wanted.items() if name not in finished]
     if finished:
         log.info("%s: %d of %d parts stay", job.label, len(wanted) - len(todo), len(wanted))
-    if _make(job, todo):
+    try:
+        made = _make(job, todo)
+    except ray.exceptions.ActorUnschedulableError:
+        # Ray Data keeps its books in one detached actor, on the node of the driver that asked first. When that node is
+        # lost, the next driver that asks gets this error, and the one after it a new actor.
+        run_job(job, photos)
+        return
+    if made:
         for name in finished - wanted.keys():
             storage.delete(storage.join(job.folder, name))
 
@@ -231,8 +236,8 @@ def _make(job: Job, todo: list[Part]) -> bool:
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
-    missing = sum(len(part.photos) for part in todo)
-    with _Progress(job.label, missing, *job.unit, quiet=context.enable_progress_bars) as progress:
+    num_images = sum(len(part.photos) for part in todo)
+    with _Progress(job.label, num_images, *job.unit, quiet=context.enable_progress_bars) as progress:
         for start in range(0, len(todo), PARTS_AT_ONCE):
             dataset = _dataset(job, todo[start : start + PARTS_AT_ONCE])
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -274,9 +279,7 @@ class _Progress:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
         self._say()
@@ -352,8 +355,7 @@ def _footers(folder: str) -> dict[str, pyarrow.parquet.FileMetaData]:
 
 
 def _bad(rejected: list[Rejected]) -> list[Rejected]:
-    """Without photographs that are whole but too small: the stage `patches` takes them, and to remove them would mean
-    to build it again."""
+    """Without photographs that are whole but too small: to remove them would make the stage `patches` again."""
     return [entry for entry in rejected if not entry.too_small]
 
 
