@@ -29,6 +29,7 @@ from ranksr.metrics.engine import Judge
 from ranksr.models import build_ranker
 from ranksr.train.journal import Pace
 from ranksr.train.sr import SRLearner
+from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -129,10 +130,11 @@ def make_learner(device: str, method: str, keys: set[str]) -> tuple[SRLearner, C
     config = bench_config(device, "bf16" in keys)
     world = World(device=device, compute=Compute(**dict.fromkeys(keys - {"bf16"}, True)))
     chosen, judge = config.methods[method], Judge("pirm", "published", None)
-    ranker = build_ranker(config.ranker).eval() if chosen.weights.rank_content else None
-    learner = SRLearner(
-        chosen, config.perceptual, config.discriminator, config.rank_content_loss, judge, world, None, ranker, []
-    )
+    steering = None
+    if chosen.uses_ranker:
+        steer = Steer(build_ranker(config.ranker), chosen.weights.rank_content, config.ranker.metric)
+        steering = Steering({"ranker": steer}, config.rank_content_loss, world, 0)
+    learner = SRLearner(chosen, config.perceptual, config.discriminator, judge, world, None, steering, [])
     return learner, CropFeed(sub_images(), chosen.hr_patch_px, seed=0)
 
 

@@ -13,6 +13,7 @@ from ranksr.data.upscale import upscale
 from ranksr.metrics import Judge
 from ranksr.models import build_generator, build_ranker
 from ranksr.train.sr import SRLearner
+from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World, unwrap
 
 DEVICE = os.environ.get("RANKSR_GPU_TESTS", "cuda")
@@ -42,10 +43,11 @@ def batch(photograph: np.ndarray) -> Batch:
 def learner(demo: Config, compute: Compute, bf16: bool) -> SRLearner:
     torch.manual_seed(0)
     config = with_overrides(demo, [*SMALL, f"methods.ranksrgan.train.bf16={str(bf16).lower()}"])
-    return SRLearner(
-        config.methods["ranksrgan"], config.perceptual, config.discriminator, config.rank_content_loss,
-        Judge("pirm", "none", None), World(device=DEVICE, compute=compute), None, build_ranker(config.ranker), [],
-    )  # fmt: skip
+    method, world = config.methods["ranksrgan"], World(device=DEVICE, compute=compute)
+    steer = Steer(build_ranker(config.ranker), method.weights.rank_content, config.ranker.metric)
+    steering = Steering({"ranker": steer}, config.rank_content_loss, world, 0)
+    judge = Judge("pirm", "none", None)
+    return SRLearner(method, config.perceptual, config.discriminator, judge, world, None, steering, [])
 
 
 def test_a_photograph_is_upscaled_as_on_the_cpu(photograph: np.ndarray) -> None:

@@ -121,6 +121,7 @@ def generator(context: Context, name: str) -> Stage:
     scoring, models = judge(context)
     start, start_inputs = _start(context, method)
     trained_ranker = ranker(context) if method.uses_ranker else None
+    ranked = rank_dataset(context) if method.uses_ranker and config.rank_content_loss.refresh else None
     steered_by = {"ranker": trained_ranker.fingerprint} if trained_ranker else {}
     files = _features_file(context) if method.uses_features else {}
     inputs = {"patches": cut.fingerprint, **start_inputs, **steered_by, **files}
@@ -129,7 +130,8 @@ def generator(context: Context, name: str) -> Stage:
     def build(stage: Stage) -> dict[str, Any]:
         weights = trained_ranker.path(WEIGHTS) if trained_ranker else None
         local = _with_absolute_paths(config)
-        return _train(context, stage, launch.SRJob(local, name, cut.folder, start, weights, scoring))
+        learned = ranked.folder if ranked else None
+        return _train(context, stage, launch.SRJob(local, name, cut.folder, start, weights, scoring, learned))
 
     if context.watched != name:
         return context.stage(name, made_of, build)

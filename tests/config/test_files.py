@@ -66,6 +66,8 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         "seed": demo.seed,
         "rank_content_loss.reduction": "mean",
         "rank_content_loss.ranker_bn": "running",
+        "rank_content_loss.shift_px": 0,
+        "rank_content_loss.refresh": None,
     }
 
 

@@ -95,11 +95,33 @@ def labels(photograph: np.ndarray) -> Labels:
     patch = images.encode_png(np.ascontiguousarray(photograph[:32, :32]))
     places = pa.table({"image_id": ["1", "2", "3"], "y": [0] * 3, "x": [0] * 3})
     values = np.array([[3.0, 2.0, 1.0], [5.0, 5.0, 4.0], [np.nan, 2.0, np.nan]])
-    return Labels(("a", "b", "c"), pa.chunked_array([[[patch] * 3] * 3]), (0, 1, 2), values, 0.0, places)
+    return Labels(("a", "b", "c"), pa.chunked_array([[[patch] * 3] * 3]), (0, 1, 2), values, 0.0, places, 0)
 
 
 def test_ties_and_missing_scores_make_no_pair(labels: Labels) -> None:
     assert [labels.pairs(location) for location in range(3)] == [[(0, 1), (0, 2), (1, 2)], [(0, 2), (1, 2)], []]
+
+
+def test_a_crop_of_a_pair_is_one_square_of_both_patches_at_any_offset_in_all_eight_turns(labels: Labels) -> None:
+    y, x = np.mgrid[:40, :48]
+    numbered = np.stack([y, x, np.zeros_like(y)], axis=2).astype(np.uint8)
+    seen = set()
+    for sample in range(2000):
+        first, second = feed.crop_alike([numbered, numbered + 100], 33, np.random.default_rng(sample))
+        assert first.shape == (33, 33, 3)
+        assert np.array_equal(first + 100, second)
+        corner = first[[0, 0, -1], [0, -1, 0], :2].astype(int)
+        low = first[..., :2].min(axis=(0, 1))
+        assert (first[..., :2].max(axis=(0, 1)) - low == 32).all()
+        seen.add((*low % 4, *np.sign(corner[1] - corner[0]), *np.sign(corner[2] - corner[0])))
+    assert len(seen) == 4 * 4 * 8  # every phase of the four pixels that a pixel shuffle makes of one, every turn
+
+
+def test_a_feed_of_crops_draws_the_pairs_of_a_feed_of_whole_patches(labels: Labels) -> None:
+    whole, crops = feed.PairFeed(labels, seed=0), feed.PairFeed(labels, seed=0, crop_px=16)
+    batch, cropped = whole.batch(range(8)), crops.batch(range(8))
+    assert cropped["first"].shape == cropped["second"].shape == (8, 3, 16, 16)
+    assert torch.equal(batch["metric_first"], cropped["metric_first"])
 
 
 def test_pairs_are_two_methods_of_one_location_in_both_orders(labels: Labels) -> None:

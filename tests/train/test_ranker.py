@@ -26,7 +26,7 @@ def labels(photograph: np.ndarray) -> Labels:
         patch = photograph[32 * number : 32 * number + 32, 240:272]
         rows.append([images.encode_png(np.ascontiguousarray(patch // divisor)) for divisor in (1, 3, 9)])
         values.append([1.0, 2.0, 3.0])
-    return Labels(("bright", "dim", "dark"), pa.chunked_array([rows]), (0, 1, 2), np.array(values), 0.0, places)
+    return Labels(("bright", "dim", "dark"), pa.chunked_array([rows]), (0, 1, 2), np.array(values), 0.0, places, 0)
 
 
 @pytest.mark.parametrize("target", ["rank", "regression"])

@@ -18,6 +18,7 @@ from ranksr.metrics.scores import Score, unscorable
 from ranksr.models import build_ranker
 from ranksr.train import loop
 from ranksr.train.sr import SRLearner
+from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World
 
 SMALL = [
@@ -44,10 +45,17 @@ def learner(
     world: World = World(),  # noqa: B008
 ) -> SRLearner:
     torch.manual_seed(0)
-    ranker = build_ranker(config.ranker) if config.methods[name].weights.rank_content else None
-    return SRLearner(
-        config.methods[name], config.perceptual, config.discriminator, config.rank_content_loss, judge, world, None, ranker, []
-    )  # fmt: skip
+    steering = steer(config, build_ranker(config.ranker), name, world) if config.methods[name].uses_ranker else None
+    return SRLearner(config.methods[name], config.perceptual, config.discriminator, judge, world, None, steering, [])
+
+
+def steer(config: Config, ranker: torch.nn.Module, name: str, world: World) -> Steering:
+    steers = {"ranker": Steer(ranker, config.methods[name].weights.rank_content, config.ranker.metric)}
+    return Steering(steers, config.rank_content_loss, world, 0)
+
+
+def ranker_of(trained: SRLearner) -> torch.nn.Module:
+    return trained.steering.steers["ranker"].ranker
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +82,7 @@ def test_the_weights_decide_which_terms_there_are(config: Config, batch: Batch, 
 
 def test_a_network_whose_weight_is_0_is_not_built(config: Config) -> None:
     plain = learner(config, "srresnet")
-    assert plain.features is plain.discriminator is plain.ranker is None
+    assert plain.features is plain.discriminator is plain.steering is None
 
 
 def test_a_rank_content_weight_of_0_is_srgan_exactly(config: Config, batch: Batch) -> None:
@@ -88,18 +96,20 @@ def test_a_rank_content_weight_of_0_is_srgan_exactly(config: Config, batch: Batc
     )
 
 
-def test_the_frozen_networks_do_not_change(config: Config, batch: Batch) -> None:
-    trained = learner(config, "ranksrgan")
-    before = [value.clone() for value in trained.ranker.state_dict().values()]
+@pytest.mark.parametrize("mode", ["running", "batch"])
+def test_the_frozen_networks_do_not_change(config: Config, batch: Batch, mode: str) -> None:
+    trained = learner(with_overrides(config, [f"rank_content_loss.ranker_bn={mode}"]), "ranksrgan")
+    kept = {name: value for name, value in ranker_of(trained).state_dict().items() if value.is_floating_point()}
+    before = {name: value.clone() for name, value in kept.items()}
     trained.update(batch, step=0)
-    assert all(torch.equal(a, b) for a, b in zip(before, trained.ranker.state_dict().values(), strict=True))
+    assert all(torch.equal(before[name], value) for name, value in kept.items())
     assert all(parameter.grad is None for parameter in trained.features.parameters())
 
 
 @pytest.mark.parametrize(("mode", "training"), [("running", False), ("batch", True)])
 def test_the_rankers_batch_norm_follows_the_config(config: Config, mode: str, training: bool) -> None:
     trained = learner(with_overrides(config, [f"rank_content_loss.ranker_bn={mode}"]), "ranksrgan")
-    assert trained.ranker.training is training
+    assert ranker_of(trained).training is training
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(config: Config, batch: Batch) -> None:
@@ -198,14 +208,15 @@ def test_a_logged_step_shows_gradient_norms_and_the_ranking_score_of_the_fakes(c
     before = [weight.detach().clone() for weight in trained.generator.parameters()]
     trained.update(batch, step=0)
     seen = trained.observe()
-    assert set(seen) == {"gradient_norm_generator", "gradient_norm_discriminator", "ranking_score"}
+    at_sr = {f"gradient_norm_sr_{term}" for term in ("pixel", "perceptual", "adversarial", "rank_content")}
+    assert set(seen) == {"gradient_norm_generator", "gradient_norm_discriminator", "ranking_score"} | at_sr
     by_hand = sum(float(weight.grad.square().sum()) for weight in trained.generator.parameters()) ** 0.5
     assert float(seen["gradient_norm_generator"]) == pytest.approx(by_hand, rel=1e-5)
     for weight, value in zip(trained.generator.parameters(), before, strict=True):
         weight.data.copy_(value)  # as the generator was when the images were made
     with torch.no_grad():
         assert float(seen["ranking_score"]) == pytest.approx(
-            float(trained.ranker(trained.generator(batch["lr"])).mean()), rel=1e-4
+            float(ranker_of(trained)(trained.generator(batch["lr"])).mean()), rel=1e-4
         )
 
 
@@ -291,7 +302,7 @@ def test_under_bf16_networks_round_while_weights_losses_and_states_stay_float32(
     plain = learner(config, "ranksrgan")
     rounded = learner(with_overrides(config, ["methods.ranksrgan.train.bf16=true"]), "ranksrgan")
     seen = []
-    rounded.ranker.features[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
+    ranker_of(rounded).features[0].register_forward_hook(lambda *call: seen.append(call[2].dtype))
     for step in range(2):
         expected, found = plain.update(batch, step), rounded.update(batch, step)
         assert all(value.dtype == torch.float32 for value in found.values())

@@ -20,6 +20,7 @@ from ranksr.models import build_discriminator, build_ranker
 from ranksr.train import loop
 from ranksr.train.journal import Place
 from ranksr.train.sr import SRLearner
+from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World, unwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -42,10 +43,11 @@ def train(folder: str, world: World, overrides: list[str]) -> SRLearner:
     config = load_config(ROOT / "configs" / "demo.yaml", [*SMALL, *overrides])
     method = config.methods["ranksrgan"]
     torch.manual_seed(0)
-    ranker = build_ranker(config.ranker).eval() if method.weights.rank_content else None
-    learner = SRLearner(
-        method, config.perceptual, config.discriminator, config.rank_content_loss, Judge("pirm", "none", None), world, None, ranker, []
-    )  # fmt: skip
+    steering, judge = None, Judge("pirm", "none", None)
+    if method.uses_ranker:
+        steer = Steer(build_ranker(config.ranker), method.weights.rank_content, config.ranker.metric)
+        steering = Steering({"ranker": steer}, config.rank_content_loss, world, 0)
+    learner = SRLearner(method, config.perceptual, config.discriminator, judge, world, None, steering, [])
     photograph = sources.read_photo("skimage:astronaut")
 
     def batches(steps: range) -> Iterator[Batch]:

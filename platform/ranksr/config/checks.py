@@ -10,6 +10,8 @@ from ranksr.errors import UserError
 
 IMAGES = ("lr", "hr", "bicubic")
 """Names of images shown beside those of the methods."""
+SMALLEST_RANKED = 32
+"""Sides of the smallest image that the discriminator and the Ranker take, in px."""
 
 
 def check(config: Config) -> None:
@@ -17,6 +19,7 @@ def check(config: Config) -> None:
     _check_lists(config)
     _check_methods(config)
     _check_sizes(config)
+    _check_steering(config)
     _check_held_out(config)
     if config.ranker.train.ema_decay:
         raise UserError(
@@ -115,6 +118,25 @@ def _check_methods(config: Config) -> None:
             )
 
 
+def _check_steering(config: Config) -> None:
+    """Sizes and targets of a Ranker's crops, shifts and refresh."""
+    crop, patch = config.ranker.crop_px, config.rank_dataset.patch_px
+    if crop is not None and crop > patch:
+        raise UserError(f"ranker.crop_px={crop} is larger than rank_dataset.patch_px={patch}: lower it")
+    shift = config.rank_content_loss.shift_px
+    for name, method in config.methods.items():
+        if method.uses_ranker and method.hr_patch_px - shift < SMALLEST_RANKED:
+            raise UserError(
+                f"rank_content_loss.shift_px={shift} leaves less than {SMALLEST_RANKED} px of "
+                f"methods.{name}.hr_patch_px={method.hr_patch_px} for the Ranker: lower it"
+            )
+    if config.rank_content_loss.refresh is not None and config.ranker.target == "method":
+        raise UserError(
+            "rank_content_loss.refresh needs a Ranker of a metric, and ranker.target=method learns the order of methods: "
+            "set ranker.target=rank, or rank_content_loss.refresh=null"
+        )
+
+
 def _check_start(config: Config, name: str) -> None:
     chain = [name]
     while (start := config.methods[chain[-1]].start) in config.methods:
@@ -159,11 +181,13 @@ def _check_sizes(config: Config) -> None:
                 f"methods.{name}.hr_patch_px={size} must be a multiple of {SCALE} "
                 f"and at most data.sub_image_px={config.data.sub_image_px}"
             )
-        if (method.uses_discriminator or method.uses_ranker) and size < 32:
+        if (method.uses_discriminator or method.uses_ranker) and size < SMALLEST_RANKED:
             raise UserError(
-                f"methods.{name}.hr_patch_px={size} is under 32, the smallest input of the discriminator and the Ranker"
+                f"methods.{name}.hr_patch_px={size} is under {SMALLEST_RANKED}, "
+                "the smallest input of the discriminator and the Ranker"
             )
-    if config.rank_dataset.patch_px < 32:
+    if config.rank_dataset.patch_px < SMALLEST_RANKED:
         raise UserError(
-            f"rank_dataset.patch_px={config.rank_dataset.patch_px} is under 32, the Ranker's smallest input"
+            f"rank_dataset.patch_px={config.rank_dataset.patch_px} is under {SMALLEST_RANKED}, "
+            "the Ranker's smallest input"
         )

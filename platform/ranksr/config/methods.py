@@ -72,12 +72,31 @@ class Weights(Section):
     """Weight of the rank-content loss (Eq. 9); paper 0.03."""
 
 
+class Refresh(Section):
+    """The Ranker keeps up: it learns where the metric puts what the generator makes now."""
+
+    every_steps: PositiveInt
+    """Steps of the generator from one refresh to the next, while which new images are scored."""
+    patches: PositiveInt
+    """Locations of the rank dataset, over all workers, of which the generator makes images each time."""
+    ranker_steps: PositiveInt
+    """Optimiser steps of the Ranker each time, at the last rate of its training; half of each batch are pairs of the
+    pool and the rank dataset, half are pairs of the rank dataset."""
+    pool: PositiveInt
+    """Number of the generator's scored images that are kept, the newest."""
+
+
 class RankContentLoss(Section):
     reduction: Literal["mean", "sum"]
     """mean: Eq. 9 and 12 for a batch; sum: the authors' code, where 0.03 at batch 8 acts like 0.24."""
     ranker_bn: Literal["running", "batch"]
     """running: the frozen Ranker in eval mode; batch: the authors' code, statistics of the fake batch, by which a
     generator finds a small Ranker harder to fool (docs/results.md)."""
+    shift_px: Annotated[int, pydantic.Field(ge=0)] = 0
+    """Largest offset, drawn at every step, from which on the Ranker sees the SR images. At 0, the paper's, its strides
+    and the generator's pixel shuffle are in phase, and the generator can learn a grid that pleases it."""
+    refresh: Refresh | None = None
+    """Training of the Ranker on the generator's present images; null: it stays frozen, as in the paper."""
 
 
 class Training(Section):

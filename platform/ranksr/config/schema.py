@@ -99,6 +99,8 @@ class RankerConfig(Section):
     """Width of the layer before the score."""
     margin: NonNegative = 0.5
     """Margin of the ranking loss (Eq. 4); paper 0.5."""
+    crop_px: Annotated[int, pydantic.Field(ge=32)] | None = None
+    """Training only: side of a random crop of each pair's patches, with the eight flips; null: the whole patch."""
     clamp: Annotated[float, pydantic.Field(gt=0)] | None = None
     """Training only: scores are clamped to +- this (authors' code 5)."""
     train: Training

@@ -8,8 +8,8 @@ another number of workers, sees the same samples, and there is no data position 
 import collections
 import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -96,11 +96,38 @@ def _turn(image: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
     return image[:, ::-1] if mirror else image
 
 
-class PairFeed:
-    """Pairs of patches of one location, for the Ranker."""
+def crop_alike(patches: Sequence[np.ndarray], size_px: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One random square of patches of one shape, at any offset, turned or mirrored alike. uint8 HWC."""
+    y, x = (int(rng.integers(side - size_px + 1)) for side in patches[0].shape[:2])
+    turns, mirror = int(rng.integers(4)), bool(rng.integers(2))
+    return [_turn(patch[y : y + size_px, x : x + size_px], turns, mirror) for patch in patches]
 
-    def __init__(self, labels: Labels, seed: int) -> None:
-        self._labels, self._seed = labels, seed
+
+class Pair(NamedTuple):
+    """Two uint8 HWC RGB patches of one shape and their label metric, lower is better."""
+
+    first: np.ndarray
+    second: np.ndarray
+    metric_first: float
+    metric_second: float
+
+
+def pair_batch(pairs: Sequence[Pair]) -> Batch:
+    """float32 first and second (B, 3, H, W) in [0, 1], metric_first and metric_second (B,)."""
+    first, second, metric_first, metric_second = zip(*pairs, strict=True)
+    return {
+        "first": torch.stack([images.to_tensor(patch) for patch in first]),
+        "second": torch.stack([images.to_tensor(patch) for patch in second]),
+        "metric_first": torch.tensor(metric_first, dtype=torch.float32),
+        "metric_second": torch.tensor(metric_second, dtype=torch.float32),
+    }
+
+
+class PairFeed:
+    """Pairs of patches of one location, for the Ranker, or of one random crop of both."""
+
+    def __init__(self, labels: Labels, seed: int, crop_px: int | None = None) -> None:
+        self._labels, self._crop_px, self._seed = labels, crop_px, seed
         self._useful = [location for location in range(len(labels.values)) if labels.pairs(location)]
         self._order = Order(len(self._useful), seed)
 
@@ -110,20 +137,18 @@ class PairFeed:
 
     def batch(self, samples: range) -> Batch:
         """float32 first and second (B, 3, H, W) in [0, 1], metric_first and metric_second (B,), lower is better."""
-        drawn = []
-        for sample in samples:
-            location = self._useful[self._order[sample]]
-            rng = np.random.default_rng([self._seed, 3, sample])
-            pairs = self._labels.pairs(location)
-            first, second = rng.permutation(pairs[int(rng.integers(len(pairs)))])
-            drawn.append((location, int(first), int(second)))
-        values = self._labels.values
-        return {
-            "first": torch.stack([images.to_tensor(self._labels.patch(at, first)) for at, first, _ in drawn]),
-            "second": torch.stack([images.to_tensor(self._labels.patch(at, second)) for at, _, second in drawn]),
-            "metric_first": torch.tensor([values[at, first] for at, first, _ in drawn], dtype=torch.float32),
-            "metric_second": torch.tensor([values[at, second] for at, _, second in drawn], dtype=torch.float32),
-        }
+        return pair_batch([self.pair(sample) for sample in samples])
+
+    def pair(self, sample: int) -> Pair:
+        """The pair that a sample's number draws."""
+        location = self._useful[self._order[sample]]
+        rng = np.random.default_rng([self._seed, 3, sample])
+        pairs = self._labels.pairs(location)
+        chosen = [int(method) for method in rng.permutation(pairs[int(rng.integers(len(pairs)))])]
+        patches = [self._labels.patch(location, method) for method in chosen]
+        first, second = patches if self._crop_px is None else crop_alike(patches, self._crop_px, rng)
+        values = self._labels.values[location]
+        return Pair(first, second, values[chosen[0]], values[chosen[1]])
 
 
 def shard(step: int, batch_size: int, worker_rank: int, num_workers: int) -> range:

@@ -30,10 +30,19 @@ class Labels:
     min_gap: float
     places: pa.Table
     """image_id, y and x of every location."""
+    hr_column: int
+    """Position of the photograph's own patch in a stored row."""
 
     def patch(self, location: int, method: int) -> np.ndarray:
         """uint8 HWC RGB."""
-        return images.decode(self.pngs[location][self.columns[method]].as_py())
+        return self._stored(location, self.columns[method])
+
+    def hr(self, location: int) -> np.ndarray:
+        """The photograph's own patch, uint8 HWC RGB, whether or not it is one of `methods`."""
+        return self._stored(location, self.hr_column)
+
+    def _stored(self, location: int, column: int) -> np.ndarray:
+        return images.decode(self.pngs[location][column].as_py())
 
     def pairs(self, location: int) -> list[tuple[int, int]]:
         """Pairs of methods that carry information: both scored, and further apart than `min_gap`."""
@@ -47,7 +56,7 @@ class Labels:
 
 def derive_labels(table: pa.Table, ranker: RankerConfig) -> Labels:
     """The labels that this Ranker learns, from the rows of one split of a rank dataset."""
-    stored = table["methods"][0].as_py() if len(table) else list(ranker.methods)
+    stored = table["methods"][0].as_py() if len(table) else [*ranker.methods, "hr"]
     columns = tuple(stored.index(name) for name in ranker.methods)
     raw = {name: raw_values(table, name, len(stored)) for name in metrics.made_of(ranker.metric)}
     values = label_values(ranker.metric, raw)[:, list(columns)]
@@ -55,7 +64,7 @@ def derive_labels(table: pa.Table, ranker: RankerConfig) -> Labels:
         # The label is the method: each location has the methods' mean scores instead of its own.
         values = np.where(np.isnan(values), np.nan, np.nanmean(values, axis=0))
     places = table.select(["image_id", "y", "x"])
-    return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap, places)
+    return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap, places, stored.index("hr"))
 
 
 def raw_values(table: pa.Table, metric: str, num_methods: int) -> np.ndarray:

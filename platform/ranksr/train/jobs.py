@@ -19,7 +19,9 @@ from ranksr.train import held_out, hparams
 from ranksr.train.journal import Place
 from ranksr.train.loop import Learner, validated_by
 from ranksr.train.ranker import RankerLearner
+from ranksr.train.refresh import Refresher
 from ranksr.train.sr import SRLearner
+from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ class SRJob:
     start: str | None
     ranker: str | None
     judge: Judge
+    rank_dataset: str | None = None
+    """The Ranker's own, where it is refreshed."""
 
     @property
     def training(self) -> Training:
@@ -56,16 +60,27 @@ class SRJob:
             method,
             config.perceptual,
             config.discriminator,
-            config.rank_content_loss,
             self.judge,
             world,
             start=checkpoints.start_weights(self.start, method.generator) if self.start else None,
-            ranker=checkpoints.load_ranker(self.ranker) if self.ranker else None,
+            steering=self._steering(world, copy) if self.ranker else None,
             validation=[held_out.pair(index) for index in chosen],
         )
         crops = SubImages(copy.read(self.patches, "train"), method.hr_patch_px)
         self._tell_left_out(crops, world)
         return learner, CropFeed(crops, method.hr_patch_px, seed_of(self)).batch
+
+    def _steering(self, world: World, copy: LocalCopy) -> Steering:
+        assert self.ranker is not None
+        config, loss, ranker = self.config.ranker, self.config.rank_content_loss, checkpoints.load_ranker(self.ranker)
+        refresher = None
+        if loss.refresh is not None:
+            assert self.rank_dataset is not None
+            labels = derive_labels(copy.read(self.rank_dataset, "train"), config)
+            refresher = Refresher(config, loss.refresh, ranker, labels, self.judge, world, seed_of(self))
+            ranker = refresher.ranker
+        steer = Steer(ranker, self.config.methods[self.method].weights.rank_content, config.metric, refresher)
+        return Steering({"ranker": steer}, loss, world, seed_of(self))
 
     def _tell_left_out(self, crops: SubImages, world: World) -> None:
         """Log the photographs that are too small to crop from. Raises UserError where no other is left."""
@@ -110,7 +125,7 @@ class RankerJob:
         chosen = evenly(len(held_out.values), self.config.validation.num_patches)[
             world.worker_rank :: world.num_workers
         ]
-        feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), seed_of(self))
+        feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), seed_of(self), ranker.crop_px)
         if not len(feed):
             raise UserError(
                 f"{self.rank_dataset} has no training location whose methods differ on {ranker.metric} by more than "

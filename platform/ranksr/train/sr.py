@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ranksr import SCALE, checkpoints, images, losses, metrics
-from ranksr.config import Discriminator, Method, Perceptual, RankContentLoss
+from ranksr.config import Discriminator, Method, Perceptual
 from ranksr.data.feed import Batch
 from ranksr.metrics.engine import Judge
 from ranksr.models import build_discriminator, build_features, build_generator
@@ -22,6 +22,7 @@ from ranksr.train.loop import (
     set_learning_rate,
     validated_by,
 )
+from ranksr.train.steering import Steering
 from ranksr.train.world import World, unwrap
 
 PICTURE_PX = 192
@@ -33,7 +34,7 @@ MOST_PICTURES = 4
 class SRLearner:
     """SRResNet, SRGAN, ESRGAN or RankSRGAN, as `method.weights` says. A network whose weight is 0 is not built.
 
-    `start`: generator weights to begin with, or None. `ranker`: a frozen Ranker, needed for a rank-content weight.
+    `start`: generator weights to begin with, or None. `steering`: the Rankers, needed for a rank-content weight.
     `validation`: this worker's (LR, HR) pairs, uint8 HWC RGB.
     """
 
@@ -42,15 +43,14 @@ class SRLearner:
         method: Method,
         perceptual: Perceptual,
         discriminator: Discriminator,
-        rank_content_loss: RankContentLoss,
         judge: Judge,
         world: World,
         start: dict[str, torch.Tensor] | None,
-        ranker: nn.Module | None,
+        steering: Steering | None,
         validation: Sequence[tuple[np.ndarray, np.ndarray]],
     ) -> None:
         self.method, self.world, self.judge, self.validation = method, world, judge, validation
-        self.perceptual, self.rank_content_loss = perceptual, rank_content_loss
+        self.perceptual, self.steering = perceptual, steering
         generator = build_generator(method.generator)
         if start is not None:
             generator.load_state_dict(start)
@@ -61,15 +61,11 @@ class SRLearner:
         self.generator = world.wrap(generator)
         self.optimizer = make_adam(self.generator, method.train, fused)
         self.features = world.place(build_features(perceptual)) if method.uses_features else None
-        self.discriminator, self.discriminator_optimizer, self.ranker = None, None, None
+        self.discriminator, self.discriminator_optimizer = None, None
         if method.uses_discriminator:
             self.discriminator = world.wrap(build_discriminator(discriminator, method.hr_patch_px))
             self.discriminator_optimizer = make_adam(self.discriminator, method.train, fused)
-        if method.uses_ranker:
-            assert ranker is not None
-            # The authors' code leaves the frozen Ranker in train mode: batch norm by the statistics of the fakes.
-            self.ranker = world.place(ranker).train(rank_content_loss.ranker_bn == "batch").requires_grad_(False)
-        self._ranking_scores: torch.Tensor | None = None
+        self._gradients: dict[str, torch.Tensor] = {}
 
     @property
     def exported(self) -> nn.Module:
@@ -80,9 +76,11 @@ class SRLearner:
         """One step of the generator, then one of the discriminator on the same images."""
         batch = self.world.move(batch)
         hr = batch["hr"]
+        if self.steering is not None:
+            self.steering.refresh(unwrap(self.generator), step)
         with self.world.autocast(self.method.train.bf16):
             sr = self.generator(batch["lr"]).float()
-            terms = self._generator_terms(sr, hr)
+            terms = self._generator_terms(sr, hr, step)
         check_finite(terms, step, self.world)
         _step(self.optimizer, sum(terms.values()), learning_rate(self.method.train, step))
         if self.average is not None:
@@ -92,28 +90,30 @@ class SRLearner:
             logged |= self._update_discriminator(sr.detach(), hr, step)
         return logged
 
-    def _generator_terms(self, sr: torch.Tensor, hr: torch.Tensor) -> dict[str, torch.Tensor]:
+    def _generator_terms(self, sr: torch.Tensor, hr: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         weights, terms = self.method.weights, dict[str, torch.Tensor]()
         if weights.pixel:
-            terms["pixel"] = weights.pixel * losses.pixel(sr, hr, self.method.pixel_criterion)
+            terms["pixel"] = weights.pixel * losses.pixel(self._tapped(sr, "pixel"), hr, self.method.pixel_criterion)
         if self.features is not None:
             terms["perceptual"] = weights.perceptual * losses.perceptual(
-                self.features, sr, hr, self.perceptual.criterion
+                self.features, self._tapped(sr, "perceptual"), hr, self.perceptual.criterion
             )
         if self.discriminator is not None:
             critic = unwrap(self.discriminator).requires_grad_(False)
             relativistic = self.method.adversarial == "relativistic"
             real = critic(hr).detach() if relativistic else None
             terms["adversarial"] = weights.adversarial * losses.adversarial_generator(
-                critic(sr), real, self.method.adversarial
+                critic(self._tapped(sr, "adversarial")), real, self.method.adversarial
             )
-        if self.ranker is not None:
-            scores = self.ranker(sr)
-            terms["rank_content"] = weights.rank_content * losses.rank_content(
-                scores, self.rank_content_loss.reduction, self.world.num_workers
-            )
-            self._ranking_scores = scores.detach()
+        if self.steering is not None:
+            terms |= self.steering.terms(self._tapped(sr, "rank_content"), step)
         return terms
+
+    def _tapped(self, sr: torch.Tensor, term: str) -> torch.Tensor:
+        """The SR images as one term sees them: its gradient there is noted for `observe`."""
+        seen = sr.view_as(sr)
+        seen.register_hook(lambda gradient: self._gradients.update({term: gradient.detach()}))
+        return seen
 
     def _update_discriminator(self, sr: torch.Tensor, hr: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
         assert self.discriminator is not None
@@ -132,23 +132,30 @@ class SRLearner:
         }
 
     def observe(self) -> dict[str, torch.Tensor]:
-        """Gradient norms of the last update, and the Ranker's mean score of its images."""
+        """Gradient norms of the last update, those of each loss term at the SR images, and what `steering` saw."""
         seen = {"gradient_norm_generator": gradient_norm(self.generator)}
+        seen |= {f"gradient_norm_sr_{term}": gradient.float().norm() for term, gradient in self._gradients.items()}
         if self.discriminator is not None:
             seen["gradient_norm_discriminator"] = gradient_norm(self.discriminator)
-        if self._ranking_scores is not None:
-            seen["ranking_score"] = self._ranking_scores.float().mean()
-        return seen
+        return seen | (self.steering.observe() if self.steering else {})
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Mean NIQE, PSNR and, with a Ma model, PI over the validation sub-images; those without a score are left out
-        of the mean."""
+        of the mean. With Rankers, their scores beside the metrics that they stand for."""
         names = validated_by(training_of_ranker=False, with_pi=self.judge.ma_model is not None)
+        names = tuple(dict.fromkeys((*names, *(self.steering.metrics if self.steering else ()))))
         pictures = [self._upscale(lr) for lr, _ in self.validation]
         scores = self.judge.score(pictures, names, [hr for _, hr in self.validation]) if pictures else []
-        rows = self.world.gather([{name: score.value for name, score in each.items()} for each in scores])
-        return {name: metrics.mean_score(row[name] for row in rows)[0] for name in names}
+        seen = self.steering.score(pictures) if self.steering else [{} for _ in pictures]
+        rows = self.world.gather(
+            [
+                {name: score.value for name, score in found.items()} | ranked
+                for found, ranked in zip(scores, seen, strict=True)
+            ]
+        )
+        values = {name: metrics.mean_score(row[name] for row in rows)[0] for name in (rows[0] if rows else names)}
+        return values | (self.steering.follow(values) if self.steering and rows else {})
 
     def _upscale(self, lr: np.ndarray) -> np.ndarray:
         """The SR image, uint8 HWC RGB; in float32 and not compiled, since sizes vary."""
@@ -184,7 +191,7 @@ class SRLearner:
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             state["discriminator"] = unwrap(self.discriminator).state_dict()
             state["discriminator_optimizer"] = self.discriminator_optimizer.state_dict()
-        return state
+        return state | ({"steering": self.steering.state()} if self.steering else {})
 
     def restore(self, state: dict[str, Any]) -> None:
         unwrap(self.generator).load_state_dict(state["generator"])
@@ -194,6 +201,8 @@ class SRLearner:
         if self.discriminator is not None and self.discriminator_optimizer is not None:
             unwrap(self.discriminator).load_state_dict(state["discriminator"])
             restore_adam(self.discriminator_optimizer, state["discriminator_optimizer"])
+        if self.steering is not None:
+            self.steering.restore(state["steering"])
 
     def save_weights(self, path: str, about: dict[str, Any]) -> None:
         checkpoints.save_generator(path, self.method.generator, self.exported.state_dict(), about)

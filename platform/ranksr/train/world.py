@@ -71,6 +71,12 @@ class World:
             for buffer in network.buffers():
                 torch.distributed.broadcast(buffer, src=0)
 
+    def share(self, network: nn.Module) -> None:
+        """Give every worker the first one's weights and buffers."""
+        if self.num_workers > 1:
+            for tensor in network.state_dict().values():
+                torch.distributed.broadcast(tensor, src=0)
+
     def all(self, flags: torch.Tensor) -> torch.Tensor:
         """Element by element, whether a bool tensor is true on every worker."""
         if self.num_workers == 1:

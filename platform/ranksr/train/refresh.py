@@ -1,0 +1,162 @@
+"""Refresh: a Ranker that goes on learning, from what the generator that it steers makes now.
+
+Frozen, a Ranker is pleased by images that its metric does not like: nothing in its rank dataset looks like them. Here
+the generator's images of locations of the rank dataset are scored as the stored methods were, and the Ranker learns
+their order too (docs/training.md).
+"""
+
+import concurrent.futures
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from ranksr import images
+from ranksr.config import RankerConfig, Refresh
+from ranksr.data.feed import Pair, PairFeed, crop_alike, pair_batch
+from ranksr.data.labels import Labels, label_values
+from ranksr.metrics import made_of
+from ranksr.metrics.engine import Judge
+from ranksr.train.ranker import RankerLearner
+from ranksr.train.world import World
+
+
+class Made(NamedTuple):
+    """The generator's image of a location of the rank dataset, uint8 HWC RGB, and its label metric, lower is better."""
+
+    location: int
+    image: np.ndarray
+    value: float
+
+
+class Refresher:
+    """Keeps one Ranker up with one generator.
+
+    All is decided by (seed, step): the locations, the pairs, the crops. Images that are begun at one refresh enter the
+    pool at the next, while which threads have scored them. Every worker makes a share of the images, and all take the
+    same steps of the Ranker on the same batches.
+    """
+
+    def __init__(
+        self, config: RankerConfig, refresh: Refresh, ranker: nn.Module, labels: Labels, judge: Judge, world: World,
+        seed: int,
+    ) -> None:  # fmt: skip
+        self.config, self.refresh, self.labels, self.judge = config, refresh, labels, judge
+        self._world, self._seed = world, seed
+        alone = World(device=world.device, compute=world.compute)
+        self.learner = RankerLearner(config, labels, [], alone)
+        self.learner.ranker.load_state_dict(ranker.state_dict())
+        self._stored = PairFeed(labels, seed, config.crop_px)
+        self._useful = np.flatnonzero((~np.isnan(labels.values)).any(axis=1))
+        self._pool: list[Made] = []
+        self._begun: list[tuple[int, np.ndarray]] = []
+        self._scores: concurrent.futures.Future[list[float]] | None = None
+        self._threads = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="refresh")
+        self.seen: dict[str, torch.Tensor] = {}
+        """Mean label metric of the images of the last refresh, and the share of their pairs that the Ranker had wrong
+        before it learned them."""
+
+    @property
+    def ranker(self) -> nn.Module:
+        return self.learner.ranker
+
+    def __call__(self, generator: nn.Module, step: int) -> None:
+        """Where `step` is one of a refresh, learn from the images that the last one began, and begin the next."""
+        if step % self.refresh.every_steps:
+            return
+        self._collect()
+        if self._pool:
+            self._learn(step)
+        self._begin(generator, step)
+
+    @torch.no_grad()
+    def _begin(self, generator: nn.Module, step: int) -> None:
+        rng = np.random.default_rng([self._seed, 4, step])
+        drawn = rng.choice(self._useful, self.refresh.patches, replace=len(self._useful) < self.refresh.patches)
+        own = drawn[self._world.worker_rank :: self._world.num_workers]
+        self._begun = [(int(location), self._upscale(generator, int(location))) for location in own]
+        self._score()
+
+    def _upscale(self, generator: nn.Module, location: int) -> np.ndarray:
+        lr = images.downscale(images.crop_to_multiple(self.labels.hr(location)))
+        return images.to_image(generator.forward(images.to_tensor(lr)[None].to(self._world.device))[0])
+
+    def _score(self) -> None:
+        pictures = [image for _, image in self._begun]
+        self._scores = self._threads.submit(label_metric, pictures, self.config.metric, self.judge)
+
+    def _collect(self) -> None:
+        """Put the scored images into the pool, those of all workers in the order of their locations."""
+        if self._scores is None:
+            return
+        own = [
+            Made(location, image, value)
+            for (location, image), value in zip(self._begun, self._scores.result(), strict=True)
+            if not np.isnan(value)
+        ]
+        made = sorted(self._world.gather(own), key=lambda each: each.location)
+        self._pool = [*self._pool, *made][-self.refresh.pool :]
+        self._scores = None
+        if made:
+            self.seen["refresh_metric"] = torch.tensor(np.mean([each.value for each in made]))
+
+    def _learn(self, step: int) -> None:
+        """Steps of the Ranker; half of each batch are pairs with images of the pool, as far as they differ enough."""
+        ranker = self.learner.ranker.train().requires_grad_(True)
+        training, turns = self.config.train, self.refresh.ranker_steps
+        for turn in range(turns):
+            rng = np.random.default_rng([self._seed, 5, step, turn])
+            drawn = rng.integers(len(self._pool), size=training.batch_size // 2)
+            pairs = [pair for at in drawn if (pair := self._pair(self._pool[at], rng))]
+            done = training.steps + step // self.refresh.every_steps * turns + turn
+            first = done * training.batch_size
+            pairs += [self._stored.pair(sample) for sample in range(first, first + training.batch_size - len(pairs))]
+            terms = self.learner.update(pair_batch(pairs), training.steps)
+            if turn == 0:
+                self.seen["refresh_pair_error"] = terms["pair_error"]
+        ranker.requires_grad_(False)
+        self._world.share(ranker)
+
+    def _pair(self, made: Made, rng: np.random.Generator) -> Pair | None:
+        """The generator's image and a stored one of its location; None where all are as good as it."""
+        values = self.labels.values[made.location]
+        others = np.flatnonzero(abs(values - made.value) > self.config.min_gap)  # False for NaN
+        if not len(others):
+            return None
+        other = int(rng.choice(others))
+        patches = [made.image, images.crop_to_multiple(self.labels.patch(made.location, other))]
+        first, second = patches if self.config.crop_px is None else crop_alike(patches, self.config.crop_px, rng)
+        return Pair(first, second, made.value, float(values[other]))
+
+    def state(self) -> dict[str, Any]:
+        """The Ranker, the pool, and the images that are being scored."""
+        return {
+            "learner": self.learner.state(),
+            "pool": [_packed(each) for each in self._pool],
+            "begun": [_packed(Made(location, image, 0.0)) for location, image in self._begun],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.learner.restore(state["learner"])
+        self._pool = [_unpacked(each) for each in state["pool"]]
+        self._begun = [(made.location, made.image) for made in map(_unpacked, state["begun"])]
+        if self._begun:
+            self._score()
+
+
+def label_metric(pictures: Sequence[np.ndarray], metric: str, judge: Judge) -> list[float]:
+    """Label metric of uint8 HWC RGB images, lower is better; NaN where one has no score."""
+    names = made_of(metric)
+    scores = judge.score(pictures, names)
+    raw = {name: np.array([each[name].value for each in scores], float) for name in names}
+    return label_values(metric, raw).tolist()
+
+
+def _packed(made: Made) -> dict[str, Any]:
+    return {"location": made.location, "image": torch.from_numpy(made.image), "value": made.value}
+
+
+def _unpacked(packed: dict[str, Any]) -> Made:
+    return Made(packed["location"], packed["image"].numpy(), packed["value"])
