@@ -39,7 +39,8 @@ STEPS = 60
 CONFIG = [
     *(f"methods.{name}=null" for name in ("srresnet", "srgan", "esrgan_psnr", "esrgan")),
     "rank_dataset.methods=[bicubic]",
-    "ranker={methods: [bicubic, hr], features: 2}",
+    "ranker={methods: [bicubic, hr], features: 2, crop_px: 64, train: {batch_size: 4}}",
+    "rank_content_loss={shift_px: 0, refresh: {every_steps: 4, patches: 2, ranker_steps: 1, pool: 6}}",
     "evaluation.methods=[ranksrgan]",
     "methods.ranksrgan={start: null, hr_patch_px: 32, generator: {features: 4, blocks: 1}}",
     f"methods.ranksrgan.train={{steps: {STEPS}, validate_every_steps: 25, milestones: [15, 45], ema_decay: 0.9, "
@@ -49,7 +50,7 @@ CONFIG = [
     "validation.num_patches=3",
     "compute={log_every_steps: 5, checkpoint_every_steps: 10, keep_checkpoints: 9, max_failures: 1}",
 ]
-"""RankSRGAN with every term and an average, as small as can be."""
+"""RankSRGAN with every term, an average and a Ranker that keeps up, as small as can be."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,15 +86,16 @@ def make_job(folder: pathlib.Path, num_workers: int, fault: tuple[str, int] | No
     config = load_config(ROOT / "configs" / "demo.yaml", [*CONFIG, f"compute.num_workers={num_workers}"])
     inputs = folder.parent / "inputs"
     judge = Judge("pirm", str(inputs / "niqe.npz"), None)
+    paths = [str(inputs / name) for name in ("ranker.pt", "rank_dataset")]
     job = Job(
-        config, "ranksrgan", str(inputs / "patches"), None, str(inputs / "ranker.pt"), judge, fault, f"{folder}.met"
+        config, "ranksrgan", str(inputs / "patches"), None, paths[0], judge, paths[1], fault=fault, once=f"{folder}.met"
     )
     return job, Place("ranksrgan", str(folder / "ranksrgan"), str(folder / "tensorboard"))
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A folder with the inputs of the training: sub-images, a NIQE model, a Ranker."""
+    """A folder with the inputs of the training: sub-images, a NIQE model, a rank dataset, a Ranker."""
     folder = tmp_path_factory.mktemp("faults")
     photograph, inputs = sources.read_photo("skimage:astronaut"), folder / "inputs"
     rows = []
@@ -104,10 +106,18 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     table = pa.Table.from_pylist(rows, schema=patches.SCHEMA)
     storage.write_table(str(inputs / "patches" / "part-0.parquet"), table)
     metrics.save_niqe_model(metrics.fit_niqe_model([metrics.to_gray(photograph)]), str(inputs / "niqe.npz"))
+    ranked = [{**row, "methods": ["bicubic", "hr"], **_ranked(row)} for row in rows]
+    storage.write_table(str(inputs / "rank_dataset" / "part-0.parquet"), pa.Table.from_pylist(ranked))
     torch.manual_seed(0)
     ranker = make_job(folder / "any", 1)[0].config.ranker
     checkpoints.save_ranker(str(inputs / "ranker.pt"), ranker, build_ranker(ranker).state_dict(), {})
     return folder
+
+
+def _ranked(row: dict[str, Any]) -> dict[str, Any]:
+    """The PNGs of bicubic and HR of a sub-image, and what stands for their NIQE."""
+    bicubic = images.encode_png(images.upscale_bicubic(images.decode(row["lr"])))
+    return {"pngs": [bicubic, row["hr"]], "niqe": [8.0, 4.0]}
 
 
 def alone(folder: pathlib.Path) -> None:
@@ -180,7 +190,7 @@ def assert_same_end(folder: pathlib.Path, undisturbed: pathlib.Path) -> None:
     """Bit-equal networks, average and optimisers, and the same rows of metrics."""
     found, expected = final_state(folder), final_state(undisturbed)
     assert {name.split("/")[3] for name in expected if name.startswith("/last")} == {
-        "generator", "average", "optimizer", "discriminator", "discriminator_optimizer"
+        "generator", "average", "optimizer", "discriminator", "discriminator_optimizer", "steering"
     }  # fmt: skip
     assert found.keys() == expected.keys()
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []

@@ -132,8 +132,8 @@ def _check_steering(config: Config) -> None:
             )
     if config.rank_content_loss.refresh is not None and config.ranker.target == "method":
         raise UserError(
-            "rank_content_loss.refresh needs a Ranker of a metric, and ranker.target=method learns the order of methods: "
-            "set ranker.target=rank, or rank_content_loss.refresh=null"
+            "rank_content_loss.refresh needs a Ranker of a metric, and ranker.target=method learns the order of the "
+            "methods: set ranker.target=rank, or rank_content_loss.refresh=null"
         )
 
 
