@@ -346,10 +346,8 @@ def build_stages(context: Context, overrides: list[str], last: Callable[[Context
 
 def fetch_published(config: Config, stages: list[str]) -> None:
     """Download now what these stages take from the network: a failure should not come after hours of training."""
-    scoring = config.scoring
-    if "published" in (scoring.niqe_model, scoring.ma_model):
-        models = (model if model == "published" else None for model in (scoring.niqe_model, scoring.ma_model))
-        metrics.load_models(*models)
+    if config.scoring.ma_model == "published":
+        metrics.load_models(None, "published")
     trained = [config.methods[name] for name in stages if name in config.methods]
     if config.perceptual.weights == "published" and any(method.uses_features for method in trained):
         build_features(config.perceptual)

@@ -168,5 +168,5 @@ def test_files_that_make_no_ablation_are_named(tmp_path: pathlib.Path, files: di
 
 def test_a_method_that_the_config_has_not_is_named(tmp_path: pathlib.Path, demo: Config) -> None:
     (tmp_path / "x.yaml").write_text("about: x\nmethod: mysr\ntrials: [{name: a}]\n")
-    with pytest.raises(UserError, match="ablation x: method=mysr is none of the config's: srresnet, srgan"):
+    with pytest.raises(UserError, match="ablation x: method=mysr is none of the config's: srresnet, fsrcnn, srgan"):
         prepare(load_studies(tmp_path / "x.yaml"), demo)

@@ -33,6 +33,19 @@ def published(shared) -> NiqeModel:
     return load_niqe_model(str(shared("weights/niqe_modelparameters.mat")))
 
 
+def test_the_published_model_comes_with_the_package_and_is_the_authors(published, shared):
+    shipped = load_niqe_model("published")
+    np.testing.assert_array_equal(shipped.mean, published.mean)
+    np.testing.assert_array_equal(shipped.covariance, published.covariance)
+    assert shipped.provenance == "published niqe_modelparameters.mat"
+
+
+def test_the_published_model_scores_a_photograph_without_a_network_or_a_cache(photograph, monkeypatch, tmp_path):
+    monkeypatch.setenv("RANKSR_CACHE", str(tmp_path))
+    assert niqe_score(to_gray(photograph), load_niqe_model("published")).value == pytest.approx(3.0, abs=3)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_scores_equal_the_reference_to_1e_9(shared, published):
     reference = np.load(shared("metrics/reference.npz"))
     scores = [niqe_score(gray, published).value for gray in reference["gray"]]

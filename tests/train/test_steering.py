@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -150,27 +151,40 @@ def test_a_ranker_that_keeps_up_is_bit_equal_after_a_restart_at_any_step(
 def test_two_workers_make_the_images_of_one_and_learn_the_same(
     demo: Config, ranker_config: RankerConfig, labels: Labels, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each worker's share is made by itself; `gather` stands for the exchange, `share` has nothing to correct."""
+    """Two threads stand for the workers, a barrier for their exchange; `share` has nothing to correct."""
     generator, ranker = networks(demo, ranker_config)
     one = refresher(ranker_config, ranker, labels)
     two = [refresher(ranker_config, ranker, labels, World(rank, 2)) for rank in range(2)]
-    shares: dict[int, list[Any]] = {}
+    met, given = threading.Barrier(2), dict[int, list[Any]]()
+
+    def gather(self: World, rows: list[Any]) -> list[Any]:
+        if self.num_workers == 1:
+            return rows
+        given[self.worker_rank] = rows
+        met.wait()
+        found = given[0] + given[1]
+        met.wait()
+        return found
+
     monkeypatch.setattr(World, "share", lambda *_: None)
-    monkeypatch.setattr(World, "gather", lambda self, rows: rows if self.num_workers == 1 else shares[0] + shares[1])
-    for step in range(0, 8, 2):
-        one(generator, step)
-        if step:
-            for rank, worker in enumerate(two):
-                shares[rank] = [
-                    (at, image, value)
-                    for (at, image), value in zip(worker._begun, worker._scores.result(), strict=True)
-                ]
-            shares = {rank: [type(one._pool[0])(*each) for each in share] for rank, share in shares.items()}
-        for worker in two:
+    monkeypatch.setattr(World, "gather", gather)
+
+    def run(worker: Refresher) -> None:
+        for step in range(0, 8, 2):
             worker(generator, step)
+
+    run(one)
+    threads = [threading.Thread(target=run, args=(worker,)) for worker in two]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     for worker in two:
         assert [made.location for made in worker._pool] == [made.location for made in one._pool]
+        assert all(np.array_equal(mine.image, its.image) for mine, its in zip(worker._pool, one._pool, strict=True))
         assert same(tensors(one.ranker), tensors(worker.ranker))
+        assert not worker.state()["begun"][0]["image"].is_floating_point()
+        assert len(worker.state()["begun"]) == REFRESH.patches
 
 
 class Corner(torch.nn.Module):

@@ -80,7 +80,7 @@ class Refresh(Section):
     patches: PositiveInt
     """Locations of the rank dataset, over all workers, of which the generator makes images each time."""
     ranker_steps: PositiveInt
-    """Optimiser steps of the Ranker each time, at the last rate of its training; half of each batch are pairs of the
+    """Optimiser steps of the Ranker each time, at the first rate of its training; half of each batch are pairs of the
     pool and the rank dataset, half are pairs of the rank dataset."""
     pool: PositiveInt
     """Number of the generator's scored images that are kept, the newest."""

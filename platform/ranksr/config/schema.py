@@ -40,8 +40,8 @@ class TestSet(Section):
 class Scoring(Section):
     profile: Literal["pirm", "gray"] = "pirm"
     """Colour and border protocol. pirm (paper 4.1, PIRM-2018): Y of rgb2ycbcr, rounded, 4 px shaved."""
-    niqe_model: str
-    """NIQE's pristine model: `published` (downloaded once), a .mat or .npz file, or `fit` (on `data.hr`)."""
+    niqe_model: str = "published"
+    """NIQE's pristine model: `published` (comes with ranksr), a .mat or .npz file, or `fit` (on `data.hr`)."""
     ma_model: str | None = None
     """Ma's regression model: `published`, a file, `fit`, or null: Ma and PI are not computed."""
     ma_opinions: str | None = None

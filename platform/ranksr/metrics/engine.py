@@ -171,7 +171,7 @@ def score_niqe(
 ) -> float | np.ndarray:
     """NIQE of one uint8 HWC RGB or HW image, or of each in a list or NHWC array: (N,). Lower is better; NaN: none.
 
-    `model`: `published` (downloaded once), or the path of a .mat or fitted file. `score` also gives the reasons.
+    `model`: `published` (comes with ranksr), or the path of a .mat or fitted file. `score` also gives the reasons.
     """
     return _values("niqe", image, load_models(model), profile)
 

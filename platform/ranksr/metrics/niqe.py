@@ -15,14 +15,15 @@ import numpy as np
 import scipy.special
 
 from ranksr import storage
-from ranksr.downloads import fetch
 from ranksr.errors import UserError
 from ranksr.metrics.kernels import kernel, nearest_ascending, scratch
 from ranksr.metrics.matfile import read_matfile
 from ranksr.metrics.profiles import SHAVE_PX
 from ranksr.metrics.scores import FITTED, Score, unscorable, why_no_statistics
 
-PUBLISHED_URL = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main/niqe_modelparameters.mat"
+PUBLISHED = pathlib.Path(__file__).with_name("niqe_pristine.npz")
+"""The authors' pristine model, niqe_modelparameters.mat: its numbers, as the wheel of iqa-torch 1.2.1 (Apache-2.0)
+carries them in iqa/niqe/niqe_pris_params.npz."""
 BLOCK_PX = 96
 NUM_FEATURES = 36
 SHARP_FRACTION = 0.75
@@ -70,13 +71,13 @@ def niqe_features(gray: np.ndarray, stride_px: int = BLOCK_PX) -> tuple[np.ndarr
 
 
 def load_niqe_model(source: str) -> NiqeModel:
-    """The model of a published .mat (`mu_prisparam`, `cov_prisparam`) or fitted .npz file, or `published`.
+    """The model of a published .mat (`mu_prisparam`, `cov_prisparam`) or fitted .npz file, or `published`,
+    which comes with ranksr.
 
     `source` may be s3://... Raises UserError for other files.
     """
     if source == "published":
-        path = fetch(PUBLISHED_URL, lambda path: _parse(path.read_bytes(), str(path)))
-        return _parse(path.read_bytes(), str(path))._replace(provenance="published niqe_modelparameters.mat")
+        return _parse(PUBLISHED.read_bytes(), str(PUBLISHED))
     try:
         return _parse(storage.read_bytes(str(source)), str(source))
     except OSError as error:

@@ -75,28 +75,34 @@ class Refresher:
     def _begin(self, generator: nn.Module, step: int) -> None:
         rng = np.random.default_rng([self._seed, 4, step])
         drawn = rng.choice(self._useful, self.refresh.patches, replace=len(self._useful) < self.refresh.patches)
-        own = drawn[self._world.worker_rank :: self._world.num_workers]
-        self._begun = [(int(location), self._upscale(generator, int(location))) for location in own]
+        own = [(turn, self._upscale(generator, int(drawn[turn]))) for turn in self._share(len(drawn))]
+        made = dict(self._world.gather(own))  # all of them on every worker: a checkpoint is the first worker's state
+        self._begun = [(int(location), made[turn]) for turn, location in enumerate(drawn)]
         self._score()
+
+    def _share(self, count: int) -> range:
+        """This worker's share of `count` images."""
+        return range(self._world.worker_rank, count, self._world.num_workers)
 
     def _upscale(self, generator: nn.Module, location: int) -> np.ndarray:
         lr = images.downscale(images.crop_to_multiple(self.labels.hr(location)))
         return images.to_image(generator.forward(images.to_tensor(lr)[None].to(self._world.device))[0])
 
     def _score(self) -> None:
-        pictures = [image for _, image in self._begun]
+        pictures = [self._begun[turn][1] for turn in self._share(len(self._begun))]
         self._scores = self._threads.submit(label_metric, pictures, self.config.metric, self.judge)
 
     def _collect(self) -> None:
-        """Put the scored images into the pool, those of all workers in the order of their locations."""
+        """Put the scored images into the pool, in the order in which they were drawn."""
         if self._scores is None:
             return
-        own = [
-            Made(location, image, value)
-            for (location, image), value in zip(self._begun, self._scores.result(), strict=True)
-            if not np.isnan(value)
+        own = zip(self._share(len(self._begun)), self._scores.result(), strict=True)
+        values = dict(self._world.gather(list(own)))
+        made = [
+            Made(location, image, values[turn])
+            for turn, (location, image) in enumerate(self._begun)
+            if not np.isnan(values[turn])
         ]
-        made = sorted(self._world.gather(own), key=lambda each: each.location)
         self._pool = [*self._pool, *made][-self.refresh.pool :]
         self._scores = None
         if made:
@@ -113,7 +119,7 @@ class Refresher:
             done = training.steps + step // self.refresh.every_steps * turns + turn
             first = done * training.batch_size
             pairs += [self._stored.pair(sample) for sample in range(first, first + training.batch_size - len(pairs))]
-            terms = self.learner.update(pair_batch(pairs), training.steps)
+            terms = self.learner.update(pair_batch(pairs), 0)  # at its first learning rate: the target moves
             if turn == 0:
                 self.seen["refresh_pair_error"] = terms["pair_error"]
         ranker.requires_grad_(False)
