@@ -216,7 +216,7 @@ class MadeUp:
         """A run folder with nothing but run.json and the stage; its Ranker compares a and b by NIQE by default."""
         root = root or self.root
         ranker = {"metric": "niqe", "methods": ("a", "b"), **ranker}
-        config = self.config.model_copy(update={"ranker": self.config.ranker.model_copy(update=ranker)})
+        config = self.config.model_copy(update={"rankers": {"ranker": self.config.ranker.model_copy(update=ranker)}})
         storage.write_json(storage.join(root, "run.json"), {"config": config.model_dump(mode="json")})
         folder = storage.join(root, "rank_dataset")
         self.write_part(folder, 0, "one", "zwei, ü")

@@ -96,23 +96,27 @@ def test_a_curve_that_is_compared_counts(demo: Config) -> None:
 
 
 def rank_dataset(config: Config, models: dict[str, str]) -> Stage:
-    return stage(identity.rank_dataset(config, {"srgan": "g"}, models))
+    return stage(identity.rank_dataset(config, "rank_dataset", {"srgan": "g"}, models))
 
 
 def test_a_finished_rank_dataset_serves_a_ranker_whose_metric_it_stores(demo: Config) -> None:
     both = with_overrides(demo, ["ranker.metric=niqe", "scoring.ma_model=fit"])
     alone = with_overrides(demo, ["ranker.metric=niqe", "scoring.ma_model=null", "scoring.metrics=[niqe]"])
     niqe = {"scoring.niqe_model": "n1"}
-    assert identity.holds_labels(both, rank_dataset(alone, niqe), rank_dataset(both, MODELS))  # PI came to the tables
-    assert identity.holds_labels(alone, rank_dataset(both, MODELS), rank_dataset(alone, niqe))  # and went
+    assert identity.holds_labels(
+        both, "rank_dataset", rank_dataset(alone, niqe), rank_dataset(both, MODELS)
+    )  # PI came to the tables
+    assert identity.holds_labels(
+        alone, "rank_dataset", rank_dataset(both, MODELS), rank_dataset(alone, niqe)
+    )  # and went
     by_ma = with_overrides(both, ["ranker.metric=ma"])
-    assert not identity.holds_labels(by_ma, rank_dataset(alone, niqe), rank_dataset(by_ma, MODELS))
-    assert identity.holds_labels(by_ma, rank_dataset(both, MODELS), rank_dataset(by_ma, MODELS))
+    assert not identity.holds_labels(by_ma, "rank_dataset", rank_dataset(alone, niqe), rank_dataset(by_ma, MODELS))
+    assert identity.holds_labels(by_ma, "rank_dataset", rank_dataset(both, MODELS), rank_dataset(by_ma, MODELS))
     other = {**MODELS, "scoring.ma_model": "m2"}
-    assert identity.holds_labels(both, rank_dataset(both, other), rank_dataset(both, MODELS))
-    assert not identity.holds_labels(by_ma, rank_dataset(both, other), rank_dataset(by_ma, MODELS))
+    assert identity.holds_labels(both, "rank_dataset", rank_dataset(both, other), rank_dataset(both, MODELS))
+    assert not identity.holds_labels(by_ma, "rank_dataset", rank_dataset(both, other), rank_dataset(by_ma, MODELS))
     changed = with_overrides(both, ["rank_dataset.stride_px=32"])
-    assert not identity.holds_labels(changed, rank_dataset(both, MODELS), rank_dataset(changed, MODELS))
+    assert not identity.holds_labels(changed, "rank_dataset", rank_dataset(both, MODELS), rank_dataset(changed, MODELS))
 
 
 def test_an_evaluation_depends_on_the_models_of_its_own_metrics(demo: Config) -> None:

@@ -87,9 +87,8 @@ def make_job(folder: pathlib.Path, num_workers: int, fault: tuple[str, int] | No
     inputs = folder.parent / "inputs"
     judge = Judge("pirm", str(inputs / "niqe.npz"), None)
     paths = [str(inputs / name) for name in ("ranker.pt", "rank_dataset")]
-    job = Job(
-        config, "ranksrgan", str(inputs / "patches"), None, paths[0], judge, paths[1], fault=fault, once=f"{folder}.met"
-    )
+    rankers, rank_datasets = ({"ranker": path} for path in paths)
+    job = Job(config, "ranksrgan", str(inputs / "patches"), None, rankers, judge, rank_datasets, fault, f"{folder}.met")
     return job, Place("ranksrgan", str(folder / "ranksrgan"), str(folder / "tensorboard"))
 
 

@@ -101,6 +101,7 @@ def _print(text: str) -> None:
 CONFIG = click.argument("config", type=click.Path())
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
 RUN = click.argument("root", metavar="RUN", type=click.Path())
+RANKER_OF = click.option("--ranker", metavar="NAME", help="One of several Rankers: the rank dataset as it sees it.")
 INTO = click.option(
     "--run", "root", metavar="DIR", type=click.Path(), help="Run folder or s3://bucket/prefix (default: runs/NAME)."
 )
@@ -140,13 +141,13 @@ def full_pipeline(config: str, overrides: tuple[str, ...], root: str | None) -> 
 @INTO
 @_guarded(builds=True)
 def rank_dataset(config: str, overrides: tuple[str, ...], root: str | None) -> int:
-    """Build the stages up to the rank dataset; prints the number of its locations."""
+    """Build the stages up to the rank datasets; prints the number of its locations."""
     from ranksr import pipeline, session
 
     context = session.open_run(config, overrides, root)
-    pipeline.build_stages(context, list(overrides), last=pipeline.rank_dataset)
-    stage = pipeline.rank_dataset(context)
-    print(f"{stage.folder}: {stage.results['rows']} locations of {stage.results['images']} images")
+    pipeline.build_stages(context, list(overrides), last=pipeline.rank_datasets)
+    for stage in pipeline.rank_datasets(context):
+        print(f"{stage.folder}: {stage.results['rows']} locations of {stage.results['images']} images")
     return 0
 
 
@@ -222,28 +223,30 @@ def dataset() -> None:
 
 @dataset.command("show")
 @RUN
+@RANKER_OF
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as one JSON object.")
 @_guarded(builds=False)
-def dataset_show(root: str, as_json: bool) -> int:
+def dataset_show(root: str, ranker: str | None, as_json: bool) -> int:
     """Filters, wins, gaps and upper bounds (Eq. 10); of an unfinished dataset, so far."""
     from ranksr import report
     from ranksr.report.rank import statistics
 
-    stage, ranker = statistics.open_stage(root)
-    found = statistics.summarise(statistics.read_scores(stage, ranker))
+    stage, learned = statistics.open_stage(root, ranker)
+    found = statistics.summarise(statistics.read_scores(stage, learned))
     _print(report.rank_dataset_json(found) if as_json else report.rank_dataset_text(found, stage.folder))
     return 0
 
 
 @dataset.command("export")
 @RUN
+@RANKER_OF
 @click.argument("folder", metavar="DIR", type=click.Path())
 @_guarded(builds=False)
-def dataset_export(root: str, folder: str) -> int:
+def dataset_export(root: str, ranker: str | None, folder: str) -> int:
     """Write patches and label files as the authors' Ranker code reads them, into a new or empty DIR."""
     from ranksr.inspect import export
 
-    print("\n".join(export.export_dataset(root, folder)))
+    print("\n".join(export.export_dataset(root, folder, ranker)))
     return 0
 
 
@@ -251,8 +254,8 @@ def dataset_export(root: str, folder: str) -> int:
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 @click.option(
     "--metrics",
-    help="Comma-separated: niqe, ma, pi, psnr, ssim, pyiqa:NAME, ranker:RUN (default: niqe,ma,pi; with a reference "
-    "psnr,ssim too).",
+    help="Comma-separated: niqe, ma, pi, psnr, ssim, pyiqa:NAME, ranker:RUN or ranker:RUN:NAME "
+    "(default: niqe,ma,pi; with a reference psnr,ssim too).",
 )
 @click.option("--reference", metavar="DIR", type=click.Path(), help="Folder with the HR images under the same names.")
 @click.option("--profile", type=click.Choice(["pirm", "gray"]), default="pirm", show_default=True)

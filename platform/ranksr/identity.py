@@ -7,7 +7,8 @@ other ones. A change of what is hashed here raises `runs.IDENTITY`.
 import dataclasses
 from typing import Any
 
-from ranksr.config import Config, with_overrides
+from ranksr.config import Config
+from ranksr.config.schema import shown, spelled_key
 from ranksr.data.labels import raw_metrics
 from ranksr.metrics import made_of
 from ranksr.runs import Stage
@@ -37,13 +38,21 @@ def models_of(metrics: tuple[str, ...], models: dict[str, str]) -> dict[str, str
 
 
 def training(config: Config, key: str, inputs: dict[str, str], models: dict[str, str]) -> Identity:
-    """A training: `key` is `ranker` or `methods.NAME`, `models` the scoring models of its validations.
+    """A training: `key` is `rankers.NAME` or `methods.NAME`, `models` the scoring models of its validations.
 
     Validations decide the weights only where the best are kept (checkpoint=best), and then only what `best_metric` is
-    computed by.
+    computed by. The name of a Ranker is no setting: it may change.
     """
-    method = config.methods.get(key.removeprefix("methods."))
+    section, _, name = spelled_key(key).partition(".")
+    method = config.methods[name] if section == "methods" else None
     settings = config.select("seed", key, *(method.sections if method else ()))
+    if method is None:
+        settings, key = _renamed(settings, shown(key), "ranker"), "ranker"
+        settings.pop("ranker.rank_dataset")  # an input
+    else:
+        weight, steered = f"{key}.weights.rank_content", config.steered_by(name)
+        settings = {each: value for each, value in settings.items() if not f"{each}.".startswith(f"{weight}.")}
+        settings[weight] = sum(steered.values()) if len(steered) < 2 else steered
     own_seed = settings.pop(f"{key}.train.seed")
     if own_seed is not None:  # so that naming the run's seed changes nothing
         settings["seed"] = own_seed
@@ -75,22 +84,31 @@ def is_made_as(found: Stage, wanted: Stage) -> bool:
     return {**found.settings, **found.remarks} == wanted.settings and found.inputs == wanted.inputs
 
 
-def rank_dataset(config: Config, inputs: dict[str, str], models: dict[str, str]) -> Identity:
-    """The stage `rank_dataset`. `models` are the scoring models; those of the metrics that are stored count."""
-    gap = config.rank_dataset.gap
-    if gap is not None and gap.metric is None:
-        config = with_overrides(config, [f"rank_dataset.gap.metric={config.ranker.metric}"])
-    settings = config.select("seed", "scoring.profile", "rank_dataset", "data.val_fraction")
+def _renamed(settings: dict[str, Any], key: str, other: str) -> dict[str, Any]:
+    """Settings under `key` as those under `other`."""
+    return {
+        other + name.removeprefix(key) if name.startswith(f"{key}.") else name: value
+        for name, value in settings.items()
+    }
+
+
+def rank_dataset(config: Config, name: str, inputs: dict[str, str], models: dict[str, str]) -> Identity:
+    """The stage of a rank dataset. `models` are the scoring models; those of the metrics that are stored count."""
+    key = shown(f"rank_datasets.{name}")
+    settings = _renamed(config.select("seed", "scoring.profile", key, "data.val_fraction"), key, "rank_dataset")
     settings.pop("rank_dataset.hr")
-    names = raw_metrics(config)
+    if (metric := config.gap_metric(name)) is not None:
+        settings["rank_dataset.gap.metric"] = metric
+    names = raw_metrics(config, name)
     return Identity({**settings, "metrics": list(names)}, {**inputs, **models_of(names, models)})
 
 
-def holds_labels(config: Config, found: Stage, wanted: Stage) -> bool:
-    """Whether a finished rank dataset that stores other metrics has the same locations and all that a Ranker needs."""
-    needed = set(made_of(config.ranker.metric))
-    if gap := config.rank_dataset.gap:
-        needed |= set(made_of(gap.metric or config.ranker.metric))
+def holds_labels(config: Config, name: str, found: Stage, wanted: Stage) -> bool:
+    """Whether a finished rank dataset that stores other metrics has the same locations and all that Rankers need."""
+    asked = [config.rankers[ranker].metric for ranker in config.learners_of(name)]
+    if (metric := config.gap_metric(name)) is not None:
+        asked.append(metric)
+    needed = {raw for metric in asked for raw in made_of(metric)}
     other = {key for name, key in SCORING_MODELS.items() if name not in needed}
 
     def reduced(settings: dict[str, Any], inputs: dict[str, str]) -> list[dict[str, Any]]:

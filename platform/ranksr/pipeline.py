@@ -11,7 +11,7 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from ranksr import identity, metrics, preflight, report, storage
@@ -33,7 +33,7 @@ from ranksr.train.journal import Place, read_metrics
 log = logging.getLogger(__name__)
 
 
-def plan(context: Context, last: Callable[[Context], Stage] | None = None) -> list[Stage]:
+def plan(context: Context, last: Callable[[Context], object] | None = None) -> list[Stage]:
     """Stages up to `last` (evaluation) in their present state, inputs first. Raises UserError for other settings."""
     context = dataclasses.replace(context, dry=True, stages={})
     (last or evaluation)(context)
@@ -120,17 +120,18 @@ def generator(context: Context, name: str) -> Stage:
     cut = patches(context)
     scoring, models = judge(context)
     start, start_inputs = _start(context, method)
-    trained_ranker = ranker(context) if method.uses_ranker else None
-    ranked = rank_dataset(context) if method.uses_ranker and config.rank_content_loss.refresh else None
-    steered_by = {"ranker": trained_ranker.fingerprint} if trained_ranker else {}
+    rankers = {each: ranker(context, each) for each in config.steered_by(name)}
+    several = len(rankers) > 1
+    steered_by = {f"ranker {each}" if several else "ranker": stage.fingerprint for each, stage in rankers.items()}
     files = _features_file(context) if method.uses_features else {}
     inputs = {"patches": cut.fingerprint, **start_inputs, **steered_by, **files}
     made_of = identity.training(config, f"methods.{name}", inputs, models)
 
     def build(stage: Stage) -> dict[str, Any]:
-        weights = trained_ranker.path(WEIGHTS) if trained_ranker else None
+        weights = {each: stage.path(WEIGHTS) for each, stage in rankers.items()}
+        refreshed = rankers if config.rank_content_loss.refresh else ()
+        learned = {each: rank_dataset(context, config.learns_from(each)).folder for each in refreshed}
         local = _with_absolute_paths(config)
-        learned = ranked.folder if ranked else None
         return _train(context, stage, launch.SRJob(local, name, cut.folder, start, weights, scoring, learned))
 
     if context.watched != name:
@@ -204,19 +205,18 @@ def _given_digests(context: Context, sources: Iterable[str]) -> dict[str, str]:
     return {photo.path: photo.digest for source in sources for photo in context.photographs(source)}
 
 
-def rank_dataset(context: Context) -> Stage:
-    """Patches of every method side by side, scored."""
+def rank_dataset(context: Context, name: str) -> Stage:
+    """Patches of every method of a rank dataset side by side, scored."""
     config = context.config
-    methods = _methods(context, config.rank_dataset.methods)
+    asked = config.rank_datasets[name]
+    methods = _methods(context, asked.methods)
     scoring, models = judge(context)
-    source = config.rank_dataset.hr or config.data.hr
-    made_of = identity.rank_dataset(config, methods.inputs, models)
+    source = asked.hr or config.data.hr
+    made_of = identity.rank_dataset(config, name, methods.inputs, models)
 
     def build(stage: Stage) -> dict[str, Any]:
-        rules = config.rank_dataset
-        if rules.gap is not None:
-            metric = rules.gap.metric or config.ranker.metric
-            rules = rules.model_copy(update={"gap": rules.gap.model_copy(update={"metric": metric})})
+        gap = asked.gap and asked.gap.model_copy(update={"metric": config.gap_metric(name)})
+        rules = asked.model_copy(update={"gap": gap})
         made = dataclasses.replace(
             methods.made,
             fingerprints=made_of.inputs,
@@ -228,34 +228,46 @@ def rank_dataset(context: Context) -> Stage:
         )
 
     return context.stage(
-        "rank_dataset",
+        name,
         made_of,
         build,
         {"photographs": source, **methods.photographs},
-        functools.partial(identity.holds_labels, config),
+        functools.partial(identity.holds_labels, config, name),
     )
 
 
-def ranker(context: Context) -> Stage:
-    ranked = rank_dataset(context)
+def ranker(context: Context, name: str) -> Stage:
+    """The trained Ranker of this name."""
     config = context.config
+    ranked = rank_dataset(context, config.learns_from(name))
     return context.stage(
-        "ranker",
-        identity.training(config, "ranker", {"rank_dataset": ranked.fingerprint}, {}),
-        lambda stage: _train(context, stage, launch.RankerJob(config, ranked.folder)),
+        name,
+        identity.training(config, f"rankers.{name}", {"rank_dataset": ranked.fingerprint}, {}),
+        lambda stage: _train(context, stage, launch.RankerJob(config, name, ranked.folder)),
     )
 
 
 def stage_of(context: Context, name: str) -> Stage:
-    """The stage of this name: that of a method, or one of the others."""
-    if name in context.config.methods:
-        return generator(context, name)
-    return {each.__name__: each for each in _other_stages()}[name](context)
+    """The stage of this name: that of a method, a Ranker or a rank dataset, or one of the others."""
+    named: tuple[tuple[Collection[str], Callable[[Context, str], Stage]], ...] = (
+        (context.config.methods, generator),
+        (context.config.rankers, ranker),
+        (context.config.rank_datasets, rank_dataset),
+    )
+    for names, stage in named:
+        if name in names:
+            return stage(context, name)
+    return {each.__name__: each for each in _unnamed()}[name](context)
 
 
-def _other_stages() -> tuple[Callable[[Context], Stage], ...]:
-    """The stages that are no method's training."""
-    return patches, calibration_niqe, calibration_ma, rank_dataset, ranker, evaluation
+def rank_datasets(context: Context) -> list[Stage]:
+    """Every rank dataset of the config."""
+    return [rank_dataset(context, name) for name in context.config.rank_datasets]
+
+
+def _unnamed() -> tuple[Callable[[Context], Stage], ...]:
+    """The stages whose names no config gives."""
+    return patches, calibration_niqe, calibration_ma, evaluation
 
 
 def evaluation(context: Context) -> Stage:
@@ -291,9 +303,7 @@ def tell(context: Context) -> report.Story:
     stages = plan(context)
     evaluated = stages[-1]
     curves = {stage.name: read_metrics(stage.path(METRICS)) for stage in stages}
-    ranked = next((stage for stage in stages if stage.name == "rank_dataset" and stage.done), None)
-    scores = statistics.read_scores(ranked, context.config.ranker) if ranked else None
-    judged = [stage.path(RANKER_SCORES) for stage in stages if stage.name == "ranker" and stage.done]
+    done = {stage.name: stage for stage in stages if stage.done}
     told_elsewhere = ("seconds", "every_validation_location")  # in a column and in a section of their own
     return report.Story(
         config=context.config,
@@ -313,9 +323,16 @@ def tell(context: Context) -> report.Story:
         remarks=report.remarks(context.config),
         ablations=report.read_ablations(context.run.root),
         command=shlex.join(["python", *sys.argv]),
-        rank_dataset=statistics.summarise(scores, with_patches=True) if scores else None,
-        ranker_scores=next((storage.read_table(path) for path in judged if storage.exists(path)), None),
+        rankers=[_tell_ranker(context.config, name, done) for name in context.config.rankers if name in done],
     )
+
+
+def _tell_ranker(config: Config, name: str, done: Mapping[str, Stage]) -> report.RankerStory:
+    """A finished Ranker and the rank dataset that it learned from."""
+    ranked, path = done[config.learns_from(name)], done[name].path(RANKER_SCORES)
+    scores = statistics.read_scores(ranked, config.rankers[name])
+    judged = storage.read_table(path) if storage.exists(path) else None
+    return report.RankerStory(name, config.rankers[name], statistics.summarise(scores, with_patches=True), judged)
 
 
 def run_pipeline(context: Context, overrides: list[str]) -> report.Story:
@@ -326,7 +343,7 @@ def run_pipeline(context: Context, overrides: list[str]) -> report.Story:
     return write_report(context)
 
 
-def build_stages(context: Context, overrides: list[str], last: Callable[[Context], Stage] | None = None) -> bool:
+def build_stages(context: Context, overrides: list[str], last: Callable[[Context], object] | None = None) -> bool:
     """Build what is missing up to `last` (evaluation); whether anything was."""
     stages = plan(context, last)
     missing = [stage.name for stage in stages if not stage.done]
@@ -355,4 +372,4 @@ def fetch_published(config: Config, stages: list[str]) -> None:
 
 def require_known(config: Config) -> None:
     """Check what the config alone cannot: see `preflight.require_known`. Raises UserError."""
-    preflight.require_known(config, [stage.__name__ for stage in _other_stages()])
+    preflight.require_known(config, [stage.__name__ for stage in _unnamed()])

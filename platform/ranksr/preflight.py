@@ -4,7 +4,8 @@ import logging
 from collections.abc import Callable, Collection, Iterable
 
 from ranksr import checkpoints, metrics, storage
-from ranksr.config import Config, Training
+from ranksr.config import Config, RankDataset, Training
+from ranksr.config.schema import shown
 from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
 from ranksr.errors import UserError
@@ -23,27 +24,37 @@ def require_known(config: Config, stages: Iterable[str]) -> None:
     require_metrics(config)
     require_free_names(config, stages)
     require_wheel(config)
-    patch_px, needed = config.rank_dataset.patch_px, metrics.smallest_niqe_px(config.scoring.profile)
-    gap = config.rank_dataset.gap
-    for key, metric in (("ranker.metric", config.ranker.metric), ("rank_dataset.gap.metric", gap and gap.metric)):
-        if metric and "niqe" in metrics.made_of(metric) and patch_px < needed:
+    needed = metrics.smallest_niqe_px(config.scoring.profile)
+    for key, metric, of in _labels(config):
+        patch_px = config.rank_datasets[of].patch_px
+        if "niqe" in metrics.made_of(metric) and patch_px < needed:
             raise UserError(
-                f"rank_dataset.patch_px={patch_px} is too small for {key}={metric}: "
+                f"{shown(f'rank_datasets.{of}')}.patch_px={patch_px} is too small for {key}={metric}: "
                 f"NIQE needs {needed} px under the profile {config.scoring.profile}"
             )
     for name, method in config.methods.items():
         _require_validated(config, f"methods.{name}.train", method.train, of_ranker=False)
-    _require_validated(config, "ranker.train", config.ranker.train, of_ranker=True)
+    for name, ranker in config.rankers.items():
+        _require_validated(config, f"{shown(f'rankers.{name}')}.train", ranker.train, of_ranker=True)
+
+
+def _labels(config: Config) -> list[tuple[str, str, str]]:
+    """Key, value and rank dataset of every metric that orders patches."""
+    found = [
+        (f"{shown(f'rankers.{name}')}.metric", ranker.metric, config.learns_from(name))
+        for name, ranker in config.rankers.items()
+    ]
+    for name, rank_dataset in config.rank_datasets.items():
+        if rank_dataset.gap and rank_dataset.gap.metric:
+            found.append((f"{shown(f'rank_datasets.{name}')}.gap.metric", rank_dataset.gap.metric, name))
+    return found
 
 
 def require_metrics(config: Config) -> None:
     """Raise UserError for a metric that is unknown, lacks its model, or cannot do what it is asked for."""
-    gap = config.rank_dataset.gap
-    shown = [(f"scoring.metrics={name}", name) for name in config.scoring.metrics]
-    labels = [(f"ranker.metric={config.ranker.metric}", config.ranker.metric)]
-    if gap and gap.metric:
-        labels.append((f"rank_dataset.gap.metric={gap.metric}", gap.metric))
-    for said, name in [*shown, *labels]:
+    evaluated = [(f"scoring.metrics={name}", name) for name in config.scoring.metrics]
+    labels = [(f"{key}={metric}", metric) for key, metric, _ in _labels(config)]
+    for said, name in [*evaluated, *labels]:
         try:
             info = metrics.metric_info(name)
         except UserError as error:
@@ -60,10 +71,10 @@ def require_metrics(config: Config) -> None:
 
 
 def require_free_names(config: Config, stages: Iterable[str]) -> None:
-    """Raise UserError where a method would share its folder of the run. `stages`: those that are no method's."""
+    """Raise UserError where a name of the config is that of a folder of every run. `stages`: those without a name."""
     taken = [*stages, *(name.split(".")[0] for name in (*BESIDE_STAGES, STAGES))]
-    for key, names in (("methods", config.methods), ("external", config.external)):
-        if both := [name for name in names if name in taken]:
+    for key in ("methods", "external", "rank_datasets", "rankers"):
+        if both := [name for name in getattr(config, key) if name in taken]:
             raise UserError(
                 f"{key}.{both[0]}: the name is taken by a part of every run; choose another than {', '.join(taken)}"
             )
@@ -71,7 +82,8 @@ def require_free_names(config: Config, stages: Iterable[str]) -> None:
 
 def require_wheel(config: Config) -> None:
     """Raise UserError where a source names a photograph that scikit-image's wheel does not hold, or one twice."""
-    for source in (config.data.hr, config.rank_dataset.hr, *(each.hr for each in config.test_sets)):
+    ranked = (each.hr for each in config.rank_datasets.values())
+    for source in (config.data.hr, *ranked, *(each.hr for each in config.test_sets)):
         if source and source.startswith(sources.WHEEL):
             sources.list_photos(source)
 
@@ -102,10 +114,10 @@ def require_matches(config: Config, photographs: Callable[[str], list[Photo]], s
     """
     data = config.data
     folders = {name: path for name, path in config.external.items() if storage.is_folder(path)}
-    if "rank_dataset" in stages:
-        photos = photographs(config.rank_dataset.hr or data.hr)
+    for rank_dataset in _ranked(config, stages):
+        photos = photographs(rank_dataset.hr or data.hr)
         most_missing = parts.most_bad(data.on_bad_image, data.max_bad_fraction, len(photos))
-        for name in (name for name in config.rank_dataset.methods if name in folders):
+        for name in (name for name in rank_dataset.methods if name in folders):
             sources.match_images(name, folders[name], photos, most_missing)
     for test_set in config.test_sets if "evaluation" in stages else ():
         photos = photographs(test_set.hr)
@@ -118,7 +130,7 @@ def require_matches(config: Config, photographs: Callable[[str], list[Photo]], s
 def require_networks(config: Config, stages: Collection[str]) -> None:
     """Load and try the weights made by others that these stages use. Raises UserError for those of no x4 network."""
     used = [
-        *(config.rank_dataset.methods if "rank_dataset" in stages else ()),
+        *(name for rank_dataset in _ranked(config, stages) for name in rank_dataset.methods),
         *(config.evaluation.methods if "evaluation" in stages else ()),
     ]
     for name, path in config.external.items():
@@ -127,6 +139,11 @@ def require_networks(config: Config, stages: Collection[str]) -> None:
     for name, method in config.methods.items():
         if name in stages and method.start is not None and method.start not in config.methods:
             checkpoints.start_weights(storage.absolute(method.start), method.generator)
+
+
+def _ranked(config: Config, stages: Collection[str]) -> list[RankDataset]:
+    """The rank datasets among these stages."""
+    return [rank_dataset for name, rank_dataset in config.rank_datasets.items() if name in stages]
 
 
 def warn(config: Config) -> None:

@@ -37,7 +37,7 @@ def test_paper_preset_has_the_papers_numbers(root: pathlib.Path) -> None:
 def test_authors_preset_differs_only_where_it_says(root: pathlib.Path) -> None:
     paper, authors = (load_config(root / "configs" / f"{name}.yaml").model_dump() for name in ("paper", "authors_code"))
     sections = {key for key in paper if paper[key] != authors[key]}
-    assert sections == {"name", "perceptual", "rank_content_loss", "methods", "rank_dataset", "ranker"}
+    assert sections == {"name", "perceptual", "rank_content_loss", "methods", "rank_datasets", "rankers"}
 
 
 def test_an_override_changes_one_value_and_nothing_else(demo: Config) -> None:
@@ -86,7 +86,7 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("methods.srgan.hr_patch_px=28", "methods.srgan.hr_patch_px=28"),
         ("data.sub_image_px=60", "data.sub_image_px=60"),
         ("compute.num_workers=3", "compute.num_workers=3"),
-        ("rank_dataset.methods=[srresnet, srgan, esrgan, ranksrgan]", "leave it out"),
+        ("rank_dataset.methods=[srresnet, srgan, esrgan, ranksrgan]", "ranksrgan -> ranker -> rank_dataset -> ranksrgan: what is to be trained needs itself"),
         ("rank_dataset.methods=[srresnet, magic]", "'magic'"),
         ("ranker.methods=[srresnet, bicubic]", "ranker.methods names 'bicubic'"),
         ("ranker.methods=[srresnet]", "ranker.methods needs at least two"),

@@ -87,18 +87,17 @@ def test_the_bounds_are_bars_with_their_numbers_and_the_histograms_name_every_me
     assert all(f">{name}<" in figures.score_histograms(found) for name in ("a", "b", "hr", "NIQE", "Ma"))
 
 
-def test_a_ranked_method_looks_as_among_all_stored_methods(make_config):
-    methods = {"rank_dataset": {"methods": ["bicubic", "srgan"], "patch_px": 96, "stride_px": 96}}
+def test_a_ranked_method_looks_as_among_all_stored_methods():
     row = {"methods": ["hr", "srgan"], "values": [1.0, 2.0], "scores": [0.1, 0.4]}
-    svg = figures.ranker_scores(pa.Table.from_pylist([row] * 6), make_config(**methods))
+    svg = figures.ranker_scores(pa.Table.from_pylist([row] * 6), ["bicubic", "srgan", "hr"], "niqe")
     used = [colour for colour in figures.PALETTE if f"stroke: {colour.lower()}" in svg]
     assert used == [figures.PALETTE[1], figures.PALETTE[2]]  # bicubic, which is not ranked, keeps the first
     assert all(f">{text}<" in svg for text in ("hr", "srgan", "score", "NIQE, minus the location’s mean"))
 
 
-def test_scores_without_any_label_still_give_histograms(make_config):
+def test_scores_without_any_label_still_give_histograms():
     row = {"methods": ["bicubic", "srgan"], "values": [math.nan, 2.0], "scores": [0.1, 0.4]}
-    assert ">srgan<" in figures.ranker_scores(pa.Table.from_pylist([row]), make_config())
+    assert ">srgan<" in figures.ranker_scores(pa.Table.from_pylist([row]), ["bicubic", "srgan", "hr"], "niqe")
 
 
 def test_groups_hold_about_as_many_locations_each_in_the_order_of_the_metric():

@@ -9,12 +9,13 @@ import re
 import shutil
 import subprocess
 
+import pyarrow as pa
 import pytest
 import yaml
 
 from ranksr import images
 from ranksr.config import Config
-from ranksr.report import build_report, page, results_table_text, tables
+from ranksr.report import RankerStory, build_report, page, results_table_text, tables
 from ranksr.report.rank import statistics
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -173,7 +174,7 @@ def test_an_ablation_of_targets_stands_with_its_differences_rankers_and_figures(
     del scores["regression", 2, "Set14", "niqe"]
     curves = {"ablation/stages/rank-0": [{"step": 5, "split": "val", "niqe": 7.0, "psnr": 25.0}]}
     ablation = make_ablation(entries, scores, curves, name="target", varied=["ranker.target"], table=6)
-    document = build(tmp_path, changed(ablations=[ablation], rank_dataset=ranked(made_up.write())))
+    document = build(tmp_path, changed(ablations=[ablation], rankers=[ranked(made_up.write())]))
     cells = [" ".join(cell.split()) for cell in document.cells]
     assert cells[cells.index("method3 seeds") :][:3] == [
         "method3 seeds",
@@ -223,12 +224,17 @@ def test_the_page_tells_how_to_make_it_again(document, story):
     assert Config.model_validate(yaml.safe_load(shown)) == story.config
 
 
-def ranked(root):
-    return statistics.summarise(statistics.read_scores(*statistics.open_stage(root)), with_patches=True)
+def ranked(root, name="ranker", scores=None, **changes):
+    stage, learned = statistics.open_stage(root)
+    found = statistics.summarise(statistics.read_scores(stage, learned), with_patches=True)
+    if scores is not None:  # of the same methods
+        methods = pa.array([["a", "b"]] * len(scores), pa.list_(pa.string()))
+        scores = scores.set_column(scores.schema.get_field_index("methods"), "methods", methods)
+    return RankerStory(name, learned, dataclasses.replace(found, **changes), scores)
 
 
 def test_the_rank_dataset_stands_with_its_numbers_figures_and_flipped_patches(tmp_path, changed, made_up):
-    document = build(tmp_path, changed(rank_dataset=ranked(made_up.write())))
+    document = build(tmp_path, changed(rankers=[ranked(made_up.write())]))
     assert {"href": "#rank-dataset"} in document.all("a")
     cells = [cell.strip() for cell in document.cells]
     pair = cells.index("a, b")
@@ -249,35 +255,46 @@ def test_without_a_rank_dataset_there_is_no_such_section(document):
 def test_an_empty_rank_dataset_still_gives_a_page(tmp_path, changed, made_up):
     root = made_up.write(done=False)
     made_up.write_part(f"{root}/rank_dataset", 0)
-    document = build(tmp_path, changed(rank_dataset=ranked(root)))
+    document = build(tmp_path, changed(rankers=[ranked(root)]))
     assert "Where the order flips" not in document.text
 
 
 def test_names_of_photographs_are_escaped(tmp_path, changed, made_up):
-    found = ranked(made_up.write())
+    root = made_up.write()
+    found = ranked(root).rank_dataset
     evil = "<script>alert('x')</script>"
     flips = [dataclasses.replace(flip, image_id=evil) for flip in found.flips]
-    document = build(tmp_path, changed(rank_dataset=dataclasses.replace(found, flips=flips)))
+    document = build(tmp_path, changed(rankers=[ranked(root, flips=flips)]))
     assert not document.all("script")
     assert document.text.count(evil) == len(flips)
 
 
 def test_the_ranker_stands_with_its_numbers_and_scores_between_rank_dataset_and_training(
-    tmp_path, changed, ranker_scores
+    tmp_path, changed, ranker_scores, made_up
 ):
-    document = build(tmp_path, changed(ranker_scores=ranker_scores))
+    document = build(tmp_path, changed(rankers=[ranked(made_up.write(), scores=ranker_scores)]))
     links = [attributes["href"] for attributes in document.all("a")]
     assert links.index("#ranker") < links.index("#training")
     cells = [cell.strip() for cell in document.cells]
     assert cells[cells.index("SROCC") :][:6] == ["SROCC", "0.000", "0.88", "pair accuracy", "50.0%", "–"]
-    assert cells[cells.index("bicubic, srgan") :][:4] == ["bicubic, srgan", "2", "50.0%", "0.600"]
+    assert ["a, b", "2", "50.0%", "0.600"] in [cells[at : at + 4] for at in range(len(cells))]
     labels = [attributes.get("aria-label", "") for attributes in document.all("svg")]
     assert "Scores of the Ranker: histograms, and how they follow the metric" in labels
 
 
-def test_without_scores_of_the_ranker_there_is_no_such_section(tmp_path, changed, document, ranker_scores):
+def test_without_scores_of_the_ranker_there_is_no_such_section(tmp_path, changed, document, ranker_scores, made_up):
     assert {"href": "#ranker"} not in document.all("a")
-    assert {"href": "#ranker"} not in build(tmp_path, changed(ranker_scores=ranker_scores.slice(0, 0))).all("a")
+    unscored = ranked(made_up.write(), scores=ranker_scores.slice(0, 0))
+    assert {"href": "#ranker"} not in build(tmp_path, changed(rankers=[unscored])).all("a")
+
+
+def test_each_of_several_rankers_has_sections_under_its_name(tmp_path, changed, ranker_scores, made_up):
+    root = made_up.write()
+    document = build(tmp_path, changed(rankers=[ranked(root, name, ranker_scores) for name in ("first", "second")]))
+    links = [attributes["href"] for attributes in document.all("a")]
+    expected = ["#rank-dataset-first", "#ranker-first", "#rank-dataset-second", "#ranker-second"]
+    assert [link for link in links if "rank" in link] == expected
+    assert {"Rank dataset: first", "Ranker: second"} <= set(re.split(r"\s{2,}|\n", document.text))
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(None, "–"), (4.24, "4.2 s"), (125, "2 min 05 s"), (7500, "2 h 05 min")])

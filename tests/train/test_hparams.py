@@ -21,8 +21,8 @@ METRICS = {"val/niqe", "val/psnr", "val/pi", "val/srocc", "val/pair_accuracy", "
 def board(tmp_path: pathlib.Path, demo: Config) -> Iterator[werkzeug.test.Client]:
     """A TensorBoard, in this process, of the first events of a generator's training and of the Ranker's."""
     for job in (
-        jobs.SRJob(demo, "ranksrgan", "", None, None, Judge("pirm", "", "ma.forest")),
-        jobs.RankerJob(demo, ""),
+        jobs.SRJob(demo, "ranksrgan", "", None, {}, Judge("pirm", "", "ma.forest")),
+        jobs.RankerJob(demo, "ranker", ""),
     ):
         name = getattr(job, "method", "ranker")
         texts = {"command": "ranksr full_pipeline x.yaml", "config": files.to_text(demo.model_dump(mode="json"))}

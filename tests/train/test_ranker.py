@@ -70,7 +70,7 @@ def test_a_finished_ranker_leaves_its_scores_of_every_validation_location(
     config = with_overrides(demo, ["ranker.features=4", "ranker.min_gap=1.5"])
     learner = RankerLearner(config.ranker, labels, [0], World())
     learner.save_weights(str(tmp_path / "weights.pt"), {})
-    found = RankerJob(config, "").conclude(learner, Place("ranker", str(tmp_path), ""), World())
+    found = RankerJob(config, "ranker", "").conclude(learner, Place("ranker", str(tmp_path), ""), World())
     rows = storage.read_table(str(tmp_path / "ranker_scores.parquet")).to_pylist()
     assert [(row["image_id"], row["y"], row["x"]) for row in rows] == [("astronaut", 32 * n, 240) for n in range(16)]
     assert rows[5]["methods"] == ["bright", "dim", "dark"]

@@ -98,7 +98,8 @@ def _record(
     else:
         state = "failed" if error else "waiting"
     last = seen[-1] if seen else {}
-    ranker = by_name.get("ranker")
+    steered = trial.config.steered_by(study.method)
+    ranker = by_name.get(next(iter(steered), ""))
     return Record(
         trial=trial.name,
         seed=trial.seed,

@@ -187,8 +187,10 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
             for seed in study.seeds or (config.seed,):
                 # First, so that a trial may say otherwise.
                 given = [f"evaluation.methods={files.to_yaml([study.method])}", *study.common, *listed.overrides]
-                seeded = [f"{training}.train.seed={seed}" for training in ("ranker", f"methods.{study.method}")]
                 try:
+                    steered = with_overrides(config, given).steered_by(study.method)
+                    trainings = [*(f"rankers.{each}" for each in steered), f"methods.{study.method}"]
+                    seeded = [f"{training}.train.seed={seed}" for training in trainings]
                     changed = with_overrides(config, [*given, *seeded])
                     require_known(changed)
                     require_evaluated(changed, study.method)

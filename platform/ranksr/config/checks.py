@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Sequence
 
 from ranksr import SCALE
-from ranksr.config.schema import Config
+from ranksr.config.schema import Config, RankDataset, shown
 from ranksr.errors import UserError
 
 IMAGES = ("lr", "hr", "bicubic")
@@ -17,14 +17,16 @@ SMALLEST_RANKED = 32
 def check(config: Config) -> None:
     """Raise UserError naming the keys that do not fit together."""
     _check_lists(config)
+    _check_names(config)
     _check_methods(config)
+    for name in config.rank_datasets:
+        _check_rank_dataset(config, name)
+    for name in config.rankers:
+        _check_ranker(config, name)
+    _check_circles(config)
     _check_sizes(config)
     _check_steering(config)
     _check_held_out(config)
-    if config.ranker.train.ema_decay:
-        raise UserError(
-            f"ranker.train.ema_decay={config.ranker.train.ema_decay}: only generators are averaged; set it to 0"
-        )
 
 
 def _check_lists(config: Config) -> None:
@@ -33,9 +35,12 @@ def _check_lists(config: Config) -> None:
         "test_sets": ([each.name for each in config.test_sets], "a test set, e.g. [{name: Set14, hr: /data/Set14}]"),
         "scoring.metrics": (config.scoring.metrics, "a metric, e.g. [niqe, psnr]"),
         "evaluation.methods": (config.evaluation.methods, "what the tables compare, e.g. [bicubic, srgan, hr]"),
-        "rank_dataset.methods": (config.rank_dataset.methods, "what each location is shown by, e.g. [srresnet, srgan]"),
-        "ranker.methods": (config.ranker.methods, "what the Ranker compares, e.g. [srresnet, srgan]"),
     }
+    for name, rank_dataset in config.rank_datasets.items():
+        key = shown(f"rank_datasets.{name}.methods")
+        lists[key] = (rank_dataset.methods, "what each location is shown by, e.g. [srresnet, srgan]")
+    for name, ranker in config.rankers.items():
+        lists[shown(f"rankers.{name}.methods")] = (ranker.methods, "what the Ranker compares, e.g. [srresnet, srgan]")
     for key, (names, example) in lists.items():
         if not names:
             raise UserError(f"{key}=[] is empty: name at least {example}")
@@ -45,7 +50,8 @@ def _check_lists(config: Config) -> None:
 
 def _check_held_out(config: Config) -> None:
     """Validation images are cut from data.hr and choose the best weights: a test set must not be among them."""
-    for key, trained in (("data.hr", config.data.hr), ("rank_dataset.hr", config.rank_dataset.hr)):
+    ranked = [(shown(f"rank_datasets.{name}.hr"), each.hr) for name, each in config.rank_datasets.items()]
+    for key, trained in (("data.hr", config.data.hr), *ranked):
         for test_set in config.test_sets:
             for tested in (test_set.hr, test_set.lr):
                 if trained and tested and (shared := _shared(trained, tested)):
@@ -77,52 +83,108 @@ def _place(source: str) -> str:
     return os.path.realpath(os.path.expanduser(source))
 
 
+def _check_names(config: Config) -> None:
+    """Every name is a column of a table or a folder of the run, so none may stand twice."""
+    named: dict[str, str] = {}
+    for section in ("methods", "external", "rank_datasets", "rankers"):
+        for name in getattr(config, section):
+            key = f"{section}.{name}"
+            if name in IMAGES:
+                raise UserError(f"{key}: the name is taken by ranksr; choose another than {', '.join(IMAGES)}")
+            if name in named:
+                raise UserError(f"{named[name]} and {key} have one name: rename one of them")
+            named[name] = key
+
+
 def _check_methods(config: Config) -> None:
-    for name in (*config.methods, *config.external):
-        if name in IMAGES:
-            raise UserError(
-                f"{'methods' if name in config.methods else 'external'}.{name}: the name is taken by ranksr; "
-                f"choose another than {', '.join(IMAGES)}"
-            )
-    if both := config.methods.keys() & config.external.keys():
-        raise UserError(f"methods.{min(both)} and external.{min(both)} have one name: rename one of them")
     for name, method in config.methods.items():
-        if not any(value > 0 for _, value in method.weights):
+        if not (any(value > 0 for key, value in method.weights if key != "rank_content") or method.uses_ranker):
             raise UserError(f"methods.{name}.weights are all 0: give at least one loss term a weight")
         _check_start(config, name)
+        if unknown := config.steered_by(name).keys() - config.rankers.keys():
+            raise UserError(
+                f"methods.{name}.weights.rank_content names {min(unknown)!r}, which is none of rankers "
+                f"({', '.join(config.rankers) or 'there are none'})"
+            )
+    _require_known(config, "evaluation.methods", config.evaluation.methods)
+
+
+def _require_known(config: Config, key: str, names: Sequence[str]) -> None:
     known = {*config.methods, *config.external, "bicubic", "hr"}
-    for key, names in (
-        ("rank_dataset.methods", config.rank_dataset.methods),
-        ("evaluation.methods", config.evaluation.methods),
-    ):
-        if unknown := [name for name in names if name not in known]:
-            raise UserError(f"{key} names {unknown[0]!r}, which is none of {', '.join(sorted(known))}")
-    stored = {*config.rank_dataset.methods, "hr"}
-    if unknown := [name for name in config.ranker.methods if name not in stored]:
-        raise UserError(
-            f"ranker.methods names {unknown[0]!r}, which is not in rank_dataset.methods ({', '.join(sorted(stored))})"
-        )
-    gap = config.rank_dataset.gap
+    if unknown := [name for name in names if name not in known]:
+        raise UserError(f"{key} names {unknown[0]!r}, which is none of {', '.join(sorted(known))}")
+
+
+def _stored(rank_dataset: RankDataset) -> set[str]:
+    return {*rank_dataset.methods, "hr"}
+
+
+def _check_rank_dataset(config: Config, name: str) -> None:
+    rank_dataset, key = config.rank_datasets[name], shown(f"rank_datasets.{name}")
+    _require_known(config, f"{key}.methods", rank_dataset.methods)
+    stored, gap = _stored(rank_dataset), rank_dataset.gap
     if gap and (len({*gap.methods}) < 2 or not stored.issuperset(gap.methods)):
         raise UserError(
-            f"rank_dataset.gap.methods={', '.join(gap.methods)} must be two of those of rank_dataset.methods "
+            f"{key}.gap.methods={', '.join(gap.methods)} must be two of those of {key}.methods "
             f"({', '.join(sorted(stored))})"
         )
-    if len(set(config.ranker.methods)) < 2:
-        raise UserError("ranker.methods needs at least two different methods to compare")
-    for name in config.rank_dataset.methods:
-        if _needs_ranker(config, name):
-            raise UserError(
-                f"rank_dataset.methods names {name!r}, which needs the Ranker "
-                f"(methods.{name}.weights.rank_content > 0), which needs the rank dataset: leave it out"
-            )
+    if gap and gap.metric is None and len(config.learners_of(name)) != 1:
+        raise UserError(f"{key}.gap.metric is null, and {key} is not of one Ranker: name the metric, e.g. niqe")
+    if rank_dataset.patch_px < SMALLEST_RANKED:
+        raise UserError(
+            f"{key}.patch_px={rank_dataset.patch_px} is under {SMALLEST_RANKED}, the Ranker's smallest input"
+        )
+
+
+def _check_ranker(config: Config, name: str) -> None:
+    ranker, key = config.rankers[name], shown(f"rankers.{name}")
+    if ranker.rank_dataset is None and len(config.rank_datasets) != 1:
+        raise UserError(
+            f"{key}.rank_dataset is null, which takes the only one, and rank_datasets are "
+            f"{', '.join(config.rank_datasets) or 'none'}: name one"
+        )
+    of = config.learns_from(name)
+    if of not in config.rank_datasets:
+        raise UserError(f"{key}.rank_dataset={of} is none of rank_datasets ({', '.join(config.rank_datasets)})")
+    rank_dataset, shown_key = config.rank_datasets[of], shown(f"rank_datasets.{of}")
+    stored = _stored(rank_dataset)
+    if unknown := [each for each in ranker.methods if each not in stored]:
+        raise UserError(
+            f"{key}.methods names {unknown[0]!r}, which is not in {shown_key}.methods ({', '.join(sorted(stored))})"
+        )
+    if len(set(ranker.methods)) < 2:
+        raise UserError(f"{key}.methods needs at least two different methods to compare")
+    if ranker.crop_px is not None and ranker.crop_px > rank_dataset.patch_px:
+        raise UserError(
+            f"{key}.crop_px={ranker.crop_px} is larger than {shown_key}.patch_px={rank_dataset.patch_px}: lower it"
+        )
+    if ranker.train.ema_decay:
+        raise UserError(f"{key}.train.ema_decay={ranker.train.ema_decay}: only generators are averaged; set it to 0")
+
+
+def _check_circles(config: Config) -> None:
+    """A method needs its start and its Rankers, a Ranker its rank dataset, and that its methods."""
+
+    def needed(name: str) -> list[str]:
+        if name in config.methods:
+            return [*config.steered_by(name), *([start] if (start := config.methods[name].start) else [])]
+        if name in config.rankers:
+            return [config.learns_from(name)]
+        return list(config.rank_datasets[name].methods) if name in config.rank_datasets else []
+
+    def walk(chain: list[str]) -> None:
+        for name in needed(chain[-1]):
+            if name in chain:
+                circle = " -> ".join([*chain[chain.index(name) :], name])
+                raise UserError(f"{circle}: what is to be trained needs itself; take one out of the other's list")
+            walk([*chain, name])
+
+    for name in config.methods:
+        walk([name])
 
 
 def _check_steering(config: Config) -> None:
-    """Sizes and targets of a Ranker's crops, shifts and refresh."""
-    crop, patch = config.ranker.crop_px, config.rank_dataset.patch_px
-    if crop is not None and crop > patch:
-        raise UserError(f"ranker.crop_px={crop} is larger than rank_dataset.patch_px={patch}: lower it")
+    """Sizes and targets of shifts and refresh."""
     shift = config.rank_content_loss.shift_px
     for name, method in config.methods.items():
         if method.uses_ranker and method.hr_patch_px - shift < SMALLEST_RANKED:
@@ -130,11 +192,13 @@ def _check_steering(config: Config) -> None:
                 f"rank_content_loss.shift_px={shift} leaves less than {SMALLEST_RANKED} px of "
                 f"methods.{name}.hr_patch_px={method.hr_patch_px} for the Ranker: lower it"
             )
-    if config.rank_content_loss.refresh is not None and config.ranker.target == "method":
-        raise UserError(
-            "rank_content_loss.refresh needs a Ranker of a metric, and ranker.target=method learns the order of the "
-            "methods: set ranker.target=rank, or rank_content_loss.refresh=null"
-        )
+    for name, ranker in config.rankers.items() if config.rank_content_loss.refresh is not None else ():
+        if ranker.target == "method":
+            key = shown(f"rankers.{name}.target")
+            raise UserError(
+                f"rank_content_loss.refresh needs a Ranker of a metric, and {key}=method learns the order of the "
+                f"methods: set {key}=rank, or rank_content_loss.refresh=null"
+            )
 
 
 def _check_start(config: Config, name: str) -> None:
@@ -153,15 +217,10 @@ def _check_start(config: Config, name: str) -> None:
         )
 
 
-def _needs_ranker(config: Config, name: str | None) -> bool:
-    method = config.methods.get(name or "")
-    return method is not None and (method.uses_ranker or _needs_ranker(config, method.start))
-
-
 def _check_sizes(config: Config) -> None:
     workers = config.compute.num_workers
     trainings = {f"methods.{name}": method.train for name, method in config.methods.items()} | {
-        "ranker": config.ranker.train
+        shown(f"rankers.{name}"): ranker.train for name, ranker in config.rankers.items()
     }
     for key, training in trainings.items():
         if training.batch_size % workers:
@@ -186,8 +245,3 @@ def _check_sizes(config: Config) -> None:
                 f"methods.{name}.hr_patch_px={size} is under {SMALLEST_RANKED}, "
                 "the smallest input of the discriminator and the Ranker"
             )
-    if config.rank_dataset.patch_px < SMALLEST_RANKED:
-        raise UserError(
-            f"rank_dataset.patch_px={config.rank_dataset.patch_px} is under {SMALLEST_RANKED}, "
-            "the Ranker's smallest input"
-        )

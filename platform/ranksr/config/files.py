@@ -15,7 +15,7 @@ import pydantic
 import yaml
 
 from ranksr.config import checks
-from ranksr.config.schema import Config
+from ranksr.config.schema import Config, shown, spelled_key, spelled_out
 from ranksr.errors import UserError
 
 Checked = TypeVar("Checked", bound=pydantic.BaseModel)
@@ -85,7 +85,7 @@ def read_yaml(path: pathlib.Path, seen: tuple[pathlib.Path, ...] = ()) -> dict[s
     """The mapping of a YAML file, laid over that of its `base:`, if it names one."""
     if path.resolve() in seen:
         raise UserError(f"{path}: base leads back to itself through {' -> '.join(map(str, seen))}")
-    loaded = load_mapping(path)
+    loaded = spelled_out(load_mapping(path))
     base = loaded.pop("base", None)
     if base is None:
         return loaded
@@ -116,7 +116,8 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 
 def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
     """The checked config of a tree of plain values. Raises UserError, whose text names `source`."""
-    for key in ("methods", "external"):
+    tree = spelled_out(tree)
+    for key in ("methods", "external", "rank_datasets", "rankers"):
         if isinstance(entries := tree.get(key), dict):
             tree = {**tree, key: {name: value for name, value in entries.items() if value is not None}}
     config = checked(Config, tree, source, overrides)
@@ -133,6 +134,8 @@ def override(model: type[pydantic.BaseModel], tree: dict[str, Any], overrides: S
         key, separator, text = override.partition("=")
         if not separator or not all(key.split(".")):
             raise UserError(f"override {override!r} is not key.path=value, e.g. ranker.train.steps=1000")
+        if model is Config:
+            key = spelled_key(key)
         change = _value(_types(model, key, override), override, text.strip())
         for part in reversed(key.split(".")):
             change = {part: change}
@@ -215,6 +218,7 @@ def _describe(item: Any, source: str, changed: list[str]) -> str:
     key = ".".join(
         str(part) for part in item["loc"] if part not in ("srresnet", "rrdbnet", "fsrcnn") or part in item["loc"][:2]
     )
+    key, changed = shown(key), [shown(each) for each in changed]
     if key and any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in changed):
         source = "the overrides"
     message = f"{item['msg'][:1].lower()}{item['msg'][1:]}"

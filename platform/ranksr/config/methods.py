@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from ranksr.config.section import Decay, NonNegative, PositiveInt, Section, Seed
+from ranksr.config.section import Decay, MethodName, NonNegative, PositiveInt, Section, Seed
 
 
 class Perceptual(Section):
@@ -68,8 +68,8 @@ class Weights(Section):
     """Weight of the perceptual loss (Eq. 7)."""
     adversarial: NonNegative = 0.0
     """Weight of the adversarial loss (Eq. 8); paper 0.005."""
-    rank_content: NonNegative = 0.0
-    """Weight of the rank-content loss (Eq. 9); paper 0.03."""
+    rank_content: NonNegative | dict[MethodName, NonNegative] = 0.0
+    """Weight of the rank-content loss (Eq. 9), of the only Ranker or by Ranker; paper 0.03."""
 
 
 class Refresh(Section):
@@ -173,7 +173,8 @@ class Method(Section):
     @property
     def uses_ranker(self) -> bool:
         """Whether a trained Ranker is an input of the training."""
-        return self.weights.rank_content > 0
+        weight = self.weights.rank_content
+        return any(value > 0 for value in (weight.values() if isinstance(weight, dict) else [weight]))
 
     @property
     def sections(self) -> list[str]:

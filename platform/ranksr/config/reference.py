@@ -8,10 +8,10 @@ import pydantic
 import pydantic_core
 
 from ranksr import storage
-from ranksr.config.schema import Config
+from ranksr.config.schema import SHORT, Config
 from ranksr.config.section import Section
 
-OPTIONAL_ENTRIES = ("methods", "external")
+OPTIONAL_ENTRIES = ("methods", "external", "rank_datasets", "rankers")
 """Mappings whose entries a file removes from its `base:` by `null`."""
 
 
@@ -23,6 +23,9 @@ def json_schema(model: type[pydantic.BaseModel] = Config) -> str:
     schema = {"$schema": "http://json-schema.org/draft-07/schema#", **_partial(model)}
     schema["$defs"] = schema.pop("$defs")  # last: what people look for comes first
     schema["properties"]["base"] = {"type": "string", "description": "A file of this kind that this one changes."}
+    for short, section in SHORT.items() if model is Config else ():
+        entry = next(iter(schema["properties"][section]["patternProperties"].values()))
+        schema["properties"][short] = {"anyOf": [entry, {"type": "null"}]}
     for key in OPTIONAL_ENTRIES if model is Config else ():
         names = schema["properties"][key]["patternProperties"]
         schema["properties"][key]["patternProperties"] = {

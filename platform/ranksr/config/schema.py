@@ -3,12 +3,17 @@
 The sections of a method are in methods.py, rules between keys in checks.py, YAML files and overrides in files.py.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
 from ranksr.config.methods import Discriminator, Method, Perceptual, RankContentLoss, Training
 from ranksr.config.section import FileName, Fraction, Gpus, MethodName, NonNegative, PositiveInt, Section, Seed
+from ranksr.errors import UserError
+
+SHORT = {"ranker": "rankers", "rank_dataset": "rank_datasets"}
+"""Sections that stand for the entry of their own name in another one."""
 
 
 class Data(Section):
@@ -85,6 +90,8 @@ class RankDataset(Section):
 
 
 class RankerConfig(Section):
+    rank_dataset: MethodName | None = None
+    """The rank dataset that it learns from, one of `rank_datasets`; null: the only one."""
     metric: str
     """Metric whose order the Ranker learns: niqe, ma, pi or pyiqa:NAME."""
     methods: tuple[str, ...]
@@ -179,25 +186,101 @@ class Config(Section):
     external: dict[MethodName, str] = pydantic.Field(default={})
     """Methods made elsewhere. Name to a checkpoint file of a built-in architecture, or to a folder of SR images under
     the photographs' names (for the evaluation: one sub-folder a test set)."""
-    rank_dataset: RankDataset
-    """Patches of several methods side by side, scored."""
-    ranker: RankerConfig
-    """The network that learns their order."""
+    rank_datasets: dict[MethodName, RankDataset] = pydantic.Field(default={})
+    """Name to patches of several methods side by side, scored. `rank_dataset:` is short for the one of that name."""
+    rankers: dict[MethodName, RankerConfig] = pydantic.Field(default={})
+    """Name to a network that learns their order. `ranker:` is short for the one of that name."""
     evaluation: Evaluation
     """What the tables and pictures compare."""
     compute: Compute = Compute()
     """Resources; they change no result."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _spell_out(cls, given: Any) -> Any:
+        return spelled_out(given) if isinstance(given, dict) else given
+
+    @property
+    def rank_dataset(self) -> RankDataset:
+        """The only rank dataset. Raises UserError where there are none or several."""
+        return self.rank_datasets[_only(self.rank_datasets, "rank_datasets")]
+
+    @property
+    def ranker(self) -> RankerConfig:
+        """The only Ranker. Raises UserError where there are none or several."""
+        return self.rankers[_only(self.rankers, "rankers")]
+
+    def learns_from(self, ranker: str) -> str:
+        """Name of the rank dataset that a Ranker learns from. Raises UserError where it names none of several."""
+        return self.rankers[ranker].rank_dataset or _only(self.rank_datasets, "rank_datasets")
+
+    def steered_by(self, method: str) -> dict[str, float]:
+        """Ranker to its weight, over 0, of those that steer a method. Raises UserError where it is not clear which."""
+        weight = self.methods[method].weights.rank_content
+        if isinstance(weight, dict):
+            return {name: value for name, value in weight.items() if value}
+        if weight and len(self.rankers) != 1:
+            raise UserError(
+                f"methods.{method}.weights.rank_content={weight} is the weight of the only Ranker, and rankers are "
+                f"{', '.join(self.rankers) or 'none'}: give {{NAME: {weight}}}"
+            )
+        return dict.fromkeys(self.rankers, weight) if weight else {}
+
+    def learners_of(self, rank_dataset: str) -> list[str]:
+        """The Rankers that learn from a rank dataset."""
+        return [name for name in self.rankers if self.learns_from(name) == rank_dataset]
+
+    def gap_metric(self, rank_dataset: str) -> str | None:
+        """The metric of a rank dataset's gap rule, that of its only Ranker where it names none; None without a rule."""
+        gap = self.rank_datasets[rank_dataset].gap
+        if gap is None:
+            return None
+        if gap.metric is not None:
+            return gap.metric
+        return self.rankers[_only(self.learners_of(rank_dataset), f"Rankers of {rank_dataset}")].metric
+
     def select(self, *paths: str) -> dict[str, Any]:
-        """The settings under these dotted paths, flat: `{"methods.srgan.train.steps": 100, ...}`."""
+        """The settings under these dotted paths, flat: `{"methods.srgan.train.steps": 100, ...}`, keys as `shown`."""
         dumped = self.model_dump(mode="json")
         flat: dict[str, Any] = {}
         for path in paths:
-            node = dumped
-            for key in path.split("."):
+            node, whole = dumped, spelled_key(path)
+            for key in whole.split("."):
                 node = node[key]
-            flat |= _flatten(path, node)
-        return flat
+            flat |= _flatten(whole, node)
+        return {shown(key): value for key, value in flat.items()}
+
+
+def spelled_out(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree of a config with `ranker:` as `rankers: {ranker: ...}`, and the like. Raises UserError for both."""
+    for short, section in SHORT.items():
+        if short in tree:
+            named = tree.get(section) or {}
+            if isinstance(named, dict) and short in named:
+                raise UserError(f"{short} and {section}.{short} are one section: give one of them")
+            rest = {key: value for key, value in tree.items() if key != short}
+            tree = {**rest, section: {**named, short: tree[short]}}
+    return tree
+
+
+def spelled_key(key: str) -> str:
+    """A dotted key with its section in full: rankers.ranker.metric for `ranker.metric`."""
+    section = SHORT.get(key.partition(".")[0])
+    return f"{section}.{key}" if section else key
+
+
+def shown(key: str) -> str:
+    """A dotted key as users write it: `ranker.metric` for rankers.ranker.metric."""
+    for short, section in SHORT.items():
+        if f"{key}.".startswith(f"{section}.{short}."):
+            return key.removeprefix(f"{section}.")
+    return key
+
+
+def _only(named: Collection[str], what: str) -> str:
+    if len(named) != 1:
+        raise UserError(f"{what} are {', '.join(named) or 'none'}, where a single one is taken for granted: name one")
+    return next(iter(named))
 
 
 def _flatten(prefix: str, node: Any) -> dict[str, Any]:

@@ -78,13 +78,13 @@ def label_values(metric: str, raw: Mapping[str, np.ndarray]) -> np.ndarray:
     return np.sum(scores, axis=0) / len(scores)  # PI of the PIRM 2018 challenge: the mean of NIQE and 10 - Ma
 
 
-def raw_metrics(config: Config) -> tuple[str, ...]:
-    """The metrics stored in the rank dataset. PI is derived from NIQE and Ma, never stored."""
+def raw_metrics(config: Config, rank_dataset: str) -> tuple[str, ...]:
+    """The metrics stored in a rank dataset. PI is derived from NIQE and Ma, never stored."""
     names = ["niqe"]
     if config.scoring.ma_model is not None:
         names.append("ma")
-    gap = config.rank_dataset.gap
-    for metric in (config.ranker.metric, gap.metric if gap else None):
+    learned = [config.rankers[name].metric for name in config.learners_of(rank_dataset)]
+    for metric in (*learned, config.gap_metric(rank_dataset)):
         if metric and metric.startswith("pyiqa:"):
             names.append(metric)
     return tuple(dict.fromkeys(names))

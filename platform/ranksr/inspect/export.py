@@ -55,18 +55,18 @@ class _Plan:
         return np.flatnonzero((self.numbers >= 0) & (self.train == is_train))
 
 
-def export_dataset(root: str, folder: str) -> list[str]:
+def export_dataset(root: str, folder: str, ranker: str | None = None) -> list[str]:
     """Write the rank dataset of a run into a new or empty `folder`, local or s3://; returns what to tell the user.
 
     Patches are streamed by row group. The options file comes last: without it the export is not whole.
     """
-    stage, ranker = statistics.open_stage(root)
+    stage, learned = statistics.open_stage(root, ranker)
     if not stage.done:
         raise UserError(f"{stage.folder} is unfinished: run full_pipeline with this --run again, then export it")
     folder = storage.absolute(folder)
     if (storage.exists(folder) and not storage.is_folder(folder)) or storage.list_files(folder):
         raise UserError(f"{folder} is not an empty folder: delete it, or give another")
-    plan = _plan(statistics.read_scores(stage, ranker))
+    plan = _plan(statistics.read_scores(stage, learned))
     _write_patches(plan, folder)
     for name, is_train in (("train", True), ("test", False)):
         lines = "".join(_label_lines(plan, plan.of_split(is_train)))

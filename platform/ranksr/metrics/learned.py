@@ -8,7 +8,7 @@ import numpy as np
 from ranksr import images, storage
 from ranksr.errors import UserError
 from ranksr.metrics.scores import Score, unscorable
-from ranksr.runs import WEIGHTS, Run
+from ranksr.runs import RUN_FILE, WEIGHTS, Run
 
 if TYPE_CHECKING:
     import torch
@@ -36,11 +36,23 @@ def load(source: str) -> "torch.nn.Module":
 
     path = storage.absolute(source)
     if not path.endswith(".pt"):
-        stage = Run(path).recorded("ranker")
-        if stage is None or not stage.done:
-            raise UserError(f"{RANKER}{source}: {path} holds no finished Ranker; give a run whose `ranker` is done")
-        path = stage.path(WEIGHTS)
+        path = _of_run(source, path)
     try:
         return checkpoints.load_ranker(path)
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise UserError(f"{RANKER}{source}: {path} is no Ranker's weights file ({error}); give RUN") from error
+
+
+def _of_run(source: str, path: str) -> str:
+    """Weights file of the Ranker of `RUN`, or `RUN:NAME`. Raises UserError where it is not finished."""
+    run, name = Run(path), ""
+    if not storage.exists(run.path(RUN_FILE)) and ":" in path.rpartition("/")[2]:
+        root, _, name = path.rpartition(":")
+        run = Run(root)
+    known = list(run.config().rankers) if storage.exists(run.path(RUN_FILE)) else []
+    name = name or (known[0] if len(known) == 1 else "")
+    stage = run.recorded(name) if name in known else None
+    if stage is None or not stage.done:
+        choices = f" of {', '.join(f'{RANKER}{run.root}:{each}' for each in known)}" if len(known) > 1 else ""
+        raise UserError(f"{RANKER}{source}: {path} holds no finished Ranker; give a run whose Ranker is done{choices}")
+    return stage.path(WEIGHTS)

@@ -4,9 +4,10 @@ from ranksr.report.ablation.records import read_ablation, read_ablations
 from ranksr.report.ablation.summary import ablation_text
 from ranksr.report.page import build_report, duration, results_table_text
 from ranksr.report.rank.words import rank_dataset_json, rank_dataset_text
-from ranksr.report.story import Story, remarks
+from ranksr.report.story import RankerStory, Story, remarks
 
 __all__ = [
+    "RankerStory",
     "Story",
     "ablation_text",
     "build_report",

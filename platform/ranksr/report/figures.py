@@ -19,7 +19,6 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import EngFormatter, MaxNLocator, NullFormatter
 
-from ranksr.config import Config
 from ranksr.report import paper
 from ranksr.report.rank.statistics import Bounds, Statistics, bin_edges, histogram
 from ranksr.report.rank.words import label_name
@@ -145,13 +144,13 @@ def legend(axes: Axes) -> None:
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0.2, handlelength=2.4)
 
 
-def ranker_scores(table: pa.Table, config: Config) -> Markup:
+def ranker_scores(table: pa.Table, stored: Sequence[str], metric: str) -> Markup:
     """Histograms of the Ranker's scores of each method, and how they follow the label metric inside a location.
 
-    `table` is as `Story.ranker_scores` says, with one row or more.
+    `table` is as `RankerStory.scores` says, with one row or more; `stored`: the methods of the rank dataset.
     """
     values, scores = (np.array(table[name].to_pylist(), float) for name in ("values", "scores"))
-    stored, names = [*config.rank_dataset.methods, "hr"], table["methods"][0].as_py()
+    names = table["methods"][0].as_py()
     edges = bin_edges(scores)
     bins = {name: histogram(scores[:, i], edges) for i, name in enumerate(names)}
     scored = ~np.isnan(values).any(axis=1)
@@ -160,7 +159,7 @@ def ranker_scores(table: pa.Table, config: Config) -> Markup:
     means = {name: _group_means(values[:, i], scores[:, i]) for i, name in enumerate(names)}
     draw = [
         functools.partial(_draw_histograms, bins=bins, edges=edges.tolist(), name="score", methods=stored),
-        functools.partial(_draw_means, means=means, name=label_name(config.ranker.metric), methods=stored),
+        functools.partial(_draw_means, means=means, name=label_name(metric), methods=stored),
     ]
     return side_by_side("Ranker", "Scores of the Ranker: histograms, and how they follow the metric", draw)
 

@@ -14,7 +14,7 @@ from ranksr.report import crops, figures, tables
 from ranksr.report.ablation import plots, records, summary
 from ranksr.report.ablation.records import Ablation
 from ranksr.report.rank import accuracy, words
-from ranksr.report.story import Story
+from ranksr.report.story import RankerStory, Story
 
 
 def build_report(folder: str, story: Story) -> str:
@@ -76,8 +76,6 @@ def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
     )
     files = importlib.resources.files("ranksr.report")
     source, css = (files.joinpath(f"page.{end}").read_text(encoding="utf-8") for end in ("html.j2", "css"))
-    found = story.rank_dataset
-    judged = story.ranker_scores  # an empty table counts as none
     drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
     return environment.from_string(source).render(
         css=Markup(css),
@@ -92,12 +90,9 @@ def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
         curves=[(stage, figure) for stage, figure in drawn if figure],
         pictures=crops.strips(story),
         words=words,
-        bounds=figures.upper_bounds(found) if found else None,
-        histograms=figures.score_histograms(found) if found else None,
         png_uri=crops.png_uri,
-        ranker=accuracy,
-        judged=accuracy.summarise(judged, story.config.ranker) if judged else None,
-        ranker_scores=figures.ranker_scores(judged, story.config) if judged else None,
+        accuracy=accuracy,
+        rankers=[_ranker_section(ranker, several=len(story.rankers) > 1) for ranker in story.rankers],
         studies=studies,
         noise=summary.NOISE,
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
@@ -107,6 +102,34 @@ def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
         headings_of=_headings,
         label_of=tables.labelled,
         version=__version__,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class RankerSection:
+    """The sections of a Ranker and its rank dataset on the page."""
+
+    story: RankerStory
+    suffix: str
+    """Ends the ids of the sections where there are several Rankers."""
+    title: str
+    """Ends their headings."""
+    bounds: Markup | None
+    histograms: Markup | None
+    judged: dict[str, Any] | None
+    scores: Markup | None
+
+
+def _ranker_section(story: RankerStory, several: bool) -> RankerSection:
+    found, judged = story.rank_dataset, story.scores  # an empty table counts as none
+    return RankerSection(
+        story=story,
+        suffix=f"-{story.name}" if several else "",
+        title=f": {story.name}" if several else "",
+        bounds=figures.upper_bounds(found),
+        histograms=figures.score_histograms(found),
+        judged=accuracy.summarise(judged, story.config) if judged else None,
+        scores=figures.ranker_scores(judged, found.methods, story.config.metric) if judged else None,
     )
 
 

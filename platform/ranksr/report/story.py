@@ -1,13 +1,26 @@
 """Everything that the report shows, as plain values: what the pipeline hands over."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
-from ranksr.config import Config
+from ranksr.config import Config, RankerConfig
 from ranksr.report.ablation.records import Ablation
 from ranksr.report.rank.statistics import Statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class RankerStory:
+    """A finished Ranker and the rank dataset that it learned from."""
+
+    name: str
+    config: RankerConfig
+    rank_dataset: Statistics
+    """With the patches of the flips."""
+    scores: pa.Table | None
+    """A row per validation location, as `train.held_out.SCHEMA` says; None where there is no such file."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,10 +39,7 @@ class Story:
     ablations: list[Ablation]
     command: str
     """The command that makes all of this again."""
-    rank_dataset: Statistics | None = None
-    """Statistics with the patches of the flips; None where the run has no rank dataset."""
-    ranker_scores: pa.Table | None = None
-    """A row per validation location, as `train.ranker_report.SCHEMA` says; None where the run has none."""
+    rankers: Sequence[RankerStory] = ()
 
 
 def remarks(config: Config) -> list[str]:

@@ -2,13 +2,14 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pyarrow as pa
 
 from ranksr import checkpoints, storage
 from ranksr.config import Config, Training
+from ranksr.config.schema import shown
 from ranksr.data.feed import Batch, CropFeed, PairFeed, SubImages
 from ranksr.data.labels import derive_labels
 from ranksr.data.local_copy import LocalCopy
@@ -35,10 +36,11 @@ class SRJob:
     method: str
     patches: str
     start: str | None
-    ranker: str | None
+    rankers: Mapping[str, str]
+    """Ranker to its weights, of those that steer the method."""
     judge: Judge
-    rank_dataset: str | None = None
-    """The Ranker's own, where it is refreshed."""
+    rank_datasets: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """Ranker to the folder of its rank dataset, of those that are refreshed."""
 
     @property
     def training(self) -> Training:
@@ -63,7 +65,7 @@ class SRJob:
             self.judge,
             world,
             start=checkpoints.start_weights(self.start, method.generator) if self.start else None,
-            steering=self._steering(world, copy) if self.ranker else None,
+            steering=self._steering(world, copy) if self.rankers else None,
             validation=[held_out.pair(index) for index in chosen],
         )
         crops = SubImages(copy.read(self.patches, "train"), method.hr_patch_px)
@@ -71,16 +73,15 @@ class SRJob:
         return learner, CropFeed(crops, method.hr_patch_px, seed_of(self)).batch
 
     def _steering(self, world: World, copy: LocalCopy) -> Steering:
-        assert self.ranker is not None
-        config, loss, ranker = self.config.ranker, self.config.rank_content_loss, checkpoints.load_ranker(self.ranker)
-        refresher = None
-        if loss.refresh is not None:
-            assert self.rank_dataset is not None
-            labels = derive_labels(copy.read(self.rank_dataset, "train"), config)
-            refresher = Refresher(config, loss.refresh, ranker, labels, self.judge, world, seed_of(self))
-            ranker = refresher.ranker
-        steer = Steer(ranker, self.config.methods[self.method].weights.rank_content, config.metric, refresher)
-        return Steering({"ranker": steer}, loss, world, seed_of(self))
+        loss, steers = self.config.rank_content_loss, {}
+        for name, weight in self.config.steered_by(self.method).items():
+            config, ranker, refresher = self.config.rankers[name], checkpoints.load_ranker(self.rankers[name]), None
+            if loss.refresh is not None:
+                labels = derive_labels(copy.read(self.rank_datasets[name], "train"), config)
+                refresher = Refresher(config, loss.refresh, ranker, labels, self.judge, world, seed_of(self))
+                ranker = refresher.ranker
+            steers[name] = Steer(ranker, weight, config.metric, refresher)
+        return Steering(steers, loss, world, seed_of(self))
 
     def _tell_left_out(self, crops: SubImages, world: World) -> None:
         """Log the photographs that are too small to crop from. Raises UserError where no other is left."""
@@ -105,22 +106,24 @@ class SRJob:
 
 @dataclasses.dataclass(frozen=True)
 class RankerJob:
-    """Trains the Ranker of a config on a rank dataset."""
+    """Trains the Ranker `ranker` of a config on a rank dataset."""
 
     config: Config
+    ranker: str
     rank_dataset: str
 
     @property
     def training(self) -> Training:
-        return self.config.ranker.train
+        return self.config.rankers[self.ranker].train
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {key.removeprefix("ranker."): value for key, value in self.config.select("ranker", "seed").items()}
+        chosen, prefix = self.config.select(f"rankers.{self.ranker}", "seed"), shown(f"rankers.{self.ranker}.")
+        return {key.removeprefix(prefix): value for key, value in chosen.items()}
 
     def build(self, world: World, copy: LocalCopy) -> tuple[Learner, Callable[[range], Batch]]:
         """The learner and the feed of one worker."""
-        ranker = self.config.ranker
+        ranker = self.config.rankers[self.ranker]
         held_out = derive_labels(copy.read(self.rank_dataset, "val"), ranker)
         chosen = evenly(len(held_out.values), self.config.validation.num_patches)[
             world.worker_rank :: world.num_workers
@@ -129,7 +132,7 @@ class RankerJob:
         if not len(feed):
             raise UserError(
                 f"{self.rank_dataset} has no training location whose methods differ on {ranker.metric} by more than "
-                f"ranker.min_gap={ranker.min_gap}: lower it, or rank_dataset.min_sigma, or use more photographs"
+                f"min_gap={ranker.min_gap}: lower it, or min_sigma of the rank dataset, or use more photographs"
             )
         return RankerLearner(ranker, held_out, chosen, world), feed.batch
 
@@ -145,7 +148,7 @@ class RankerJob:
         rows.sort(key=lambda row: (row["image_id"], row["y"], row["x"]))
         table = pa.Table.from_pylist(rows, schema=held_out.SCHEMA)
         storage.write_table(storage.join(place.folder, RANKER_SCORES), table)
-        return {"every_validation_location": held_out.summarise(rows, self.config.ranker.min_gap)}
+        return {"every_validation_location": held_out.summarise(rows, self.config.rankers[self.ranker].min_gap)}
 
 
 def seed_of(job: SRJob | RankerJob) -> int:
@@ -156,9 +159,9 @@ def seed_of(job: SRJob | RankerJob) -> int:
 def experiment(config: Config) -> hparams.Experiment:
     """Keys and metrics of all trainings of a config, known before the first of them starts."""
     judge = Judge(config.scoring.profile, "", config.scoring.ma_model)
-    jobs: list[SRJob | RankerJob] = [SRJob(config, name, "", None, None, judge) for name in config.methods]
+    jobs: list[SRJob | RankerJob] = [SRJob(config, name, "", None, {}, judge) for name in config.methods]
     metrics = (*validated_by(False, config.scoring.ma_model is not None), *validated_by(True, False))
-    settings = [job.settings for job in (*jobs, RankerJob(config, ""))]
+    settings = [job.settings for job in (*jobs, *(RankerJob(config, name, "") for name in config.rankers))]
     return hparams.experiment(settings, (f"val/{name}" for name in metrics))
 
 

@@ -35,11 +35,15 @@ class Origin:
     weights: str
     """Absolute path or URI of the weights file."""
     method: str | None = None
-    """Name of the method in its run, or `ranker`; None for a weights file."""
+    """Name of the method or Ranker in its run; None for a weights file."""
     run: Run | None = None
     stage: Stage | None = None
     config: Config | None = None
     """Config of the run or trial."""
+
+    @property
+    def is_ranker(self) -> bool:
+        return self.config is not None and self.method in self.config.rankers
 
     @property
     def name(self) -> str:
@@ -50,7 +54,7 @@ class Origin:
 def find(model: str) -> Origin:
     """The network that `model` names, local or s3://bucket/prefix.
 
-    `RUN` is the run's `ranksrgan`, `RUN:METHOD` another of its methods (or `ranker`), `RUN/ablation/NAME/TRIAL` the
+    `RUN` is the run's `ranksrgan`, `RUN:METHOD` another of its methods or a Ranker, `RUN/ablation/NAME/TRIAL` the
     method that an ablation compares, and a path that ends in .pt, .pth or .safetensors a weights file.
 
     Raises UserError for anything else, and for a network whose training has not finished.
@@ -75,7 +79,7 @@ def find(model: str) -> Origin:
 def _of_run(root: str, method: str | None) -> Origin:
     run = Run(root)
     config = run.config()
-    known = [*config.methods, "ranker"]
+    known = [*config.methods, *config.rankers]
     method = method or DEFAULT_METHOD
     if method not in known:
         raise UserError(f"{root} trains no {method}: give {' or '.join(f'{root}:{name}' for name in known)}")
@@ -161,7 +165,7 @@ def load_model(model: str, device: str | None = None, bf16: bool = False) -> Mod
     `device`: a torch device; None: the GPU where there is one. `bf16`: bfloat16 inside the network. Raises UserError.
     """
     origin = find(model)
-    if origin.method == "ranker":
+    if origin.is_ranker:
         raise UserError(f"{model} is a Ranker, which scores images: `ranksr score --metrics ranker:RUN`")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return Model(checkpoints.load_generator(origin.weights), origin, device, bf16)

@@ -81,10 +81,11 @@ def export(model: str, out: str, license_name: str | None, pth: bool, fp16: bool
 
 
 def _release(origin: Origin, license_name: str) -> Release:
-    if origin.method == "ranker":
+    if origin.is_ranker:
         ranker = checkpoints.load_ranker(origin.weights)
         assert origin.config is not None
-        sizes = origin.config.ranker.model_dump(include={"features", "hidden"})
+        assert origin.method is not None
+        sizes = origin.config.rankers[origin.method].model_dump(include={"features", "hidden"})
         opens = "Only ranksr opens the safetensors file; every ONNX runtime opens model.onnx."
         return Release(origin, ranker, ranker.state_dict(), "Ranker", sizes, opens, True, license_name)
     network = checkpoints.load_generator(origin.weights)
@@ -204,13 +205,18 @@ def _training(release: Release) -> list[str]:
     config, stage = origin.config, origin.stage
     run = storage.read_json(origin.run.path(RUN_FILE))
     method = config.methods.get(origin.method or "")
-    training = method.train if method else config.ranker.train
+    learned = config.rankers.get(origin.method or "")
+    training = (method or config.rankers[origin.method or ""]).train
     lines = ["## Training\n"]
     if method:
-        terms = ", ".join(f"{name} {weight:g}" for name, weight in method.weights if weight)
+        steered = config.steered_by(origin.method or "")
+        given = {name: weight for name, weight in method.weights if weight and name != "rank_content"}
+        alone = len(steered) == 1
+        given |= {"rank_content" if alone else f"rank_content of {each}": weight for each, weight in steered.items()}
+        terms = ", ".join(f"{name} {weight:g}" for name, weight in given.items())
         lines.append(f"- losses: {terms} (perceptual network: {config.perceptual.network})")
-    else:
-        lines.append(f"- learned the order of {', '.join(config.ranker.methods)} by {config.ranker.metric}")
+    elif learned:
+        lines.append(f"- learned the order of {', '.join(learned.methods)} by {learned.metric}")
     lines += [
         f"- {training.steps} steps of batch {training.batch_size}, learning rate {training.learning_rate:g}, seed "
         f"{config.seed if training.seed is None else training.seed}",

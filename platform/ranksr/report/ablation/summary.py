@@ -216,20 +216,24 @@ def _state(each: Record) -> str:
 
 
 def _rankers(ablation: Ablation, config: Config) -> list[list[str]]:
-    if len({each.stages.get("ranker") for trial in ablation.trials for each in trial.seeds if each.ranker}) < 2:
+    trials = [trial for trial in ablation.trials if any(each.ranker for each in trial.seeds)]
+    named = {trial.name: next(iter(trial.config(config).steered_by(ablation.method))) for trial in trials}
+    found = {
+        trial.name: {each.stages.get(named[trial.name]): each.ranker for each in trial.seeds if each.ranker}
+        for trial in trials
+    }
+    if len({folder for of_trial in found.values() for folder in of_trial}) < 2:
         return []
     lines = [["trial", "Rankers", "SROCC", "paper", "pair accuracy", f"{accuracy.DISTANCE}, all pairs"]]
     lines[0] += [f"{accuracy.DISTANCE}, {', '.join(sorted(paper.TABLE_5_METHODS))}", "paper"]
-    for trial in ablation.trials:
-        found = {each.stages.get("ranker"): each.ranker for each in trial.seeds if each.ranker}.values()
-        if found:
-            learned = trial.config(config).ranker
-            right = _mean(found, "pair_accuracy", ".1%")
-            lines.append(
-                [trial.name, str(len(found)), _mean(found, "srocc"), accuracy.printed(paper.ranker_srocc(learned))]
-            )
-            lines[-1] += [right, _mean(found, "score_distance"), _mean(map(_table_5, found), "score_distance")]
-            lines[-1].append(accuracy.printed(paper.score_distance(learned)))
+    for trial in trials:
+        judged, learned = found[trial.name].values(), trial.config(config).rankers[named[trial.name]]
+        right = _mean(judged, "pair_accuracy", ".1%")
+        lines.append(
+            [trial.name, str(len(judged)), _mean(judged, "srocc"), accuracy.printed(paper.ranker_srocc(learned))]
+        )
+        lines[-1] += [right, _mean(judged, "score_distance"), _mean(map(_table_5, judged), "score_distance")]
+        lines[-1].append(accuracy.printed(paper.score_distance(learned)))
     return lines
 
 

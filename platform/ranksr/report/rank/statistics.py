@@ -20,7 +20,7 @@ from ranksr.config import RankerConfig
 from ranksr.data import labels, parts
 from ranksr.errors import UserError
 from ranksr.metrics import made_of
-from ranksr.runs import Run, Stage
+from ranksr.runs import RUN_FILE, Run, Stage
 
 KEYS = ["image_id", "y", "x", "split"]
 NUM_BINS = 24
@@ -138,16 +138,25 @@ class Statistics:
     flips: list[Flip]
 
 
-def open_stage(root: str) -> tuple[Stage, RankerConfig]:
-    """The stage `rank_dataset` of a run folder, and the Ranker of the run. Raises UserError where one is missing."""
+def open_stage(root: str, ranker: str | None = None) -> tuple[Stage, RankerConfig]:
+    """The rank dataset of a Ranker of a run, and the Ranker. Raises UserError where one is missing.
+
+    `ranker`: its name; None: the only one.
+    """
     run = Run(storage.absolute(root))
-    stage = run.recorded("rank_dataset")
+    parent = run.root.rpartition("/ablation/")[0]
+    if parent and storage.exists(Run(parent).path(RUN_FILE)) and not storage.exists(run.path(RUN_FILE)):
+        raise UserError(f"{run.root} is a trial that shares the rank dataset of its run: give {parent}")
+    config = run.config()
+    name = ranker or next(iter(config.rankers), "")
+    if name not in config.rankers or (ranker is None and len(config.rankers) > 1):
+        wrong = f"no Ranker {ranker}" if ranker else f"{len(config.rankers) or 'no'} Rankers"
+        raise UserError(f"{run.root} has {wrong}: name one of {', '.join(config.rankers) or 'another run'}")
+    stage = run.recorded(config.learns_from(name))
     if stage is None:
-        parent = run.root.rpartition("/ablation/")[0]
-        if parent and Run(parent).recorded("rank_dataset"):
-            raise UserError(f"{run.root} is a trial that shares the rank dataset of its run: give {parent}")
-        raise UserError(f"{run.root} has no rank_dataset/stage.json: give the folder that --run named, e.g. runs/demo")
-    return stage, run.config().ranker
+        folder = config.learns_from(name)
+        raise UserError(f"{run.root} has no {folder}/stage.json: give the folder that --run named, e.g. runs/demo")
+    return stage, config.rankers[name]
 
 
 def read_scores(stage: Stage, ranker: RankerConfig) -> Scores:
