@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
-from ranksr import identity, pipeline
-from ranksr.config import Config, with_overrides
+from ranksr import identity, pipeline, scoring
+from ranksr.config import Config, config_of, with_overrides
 from ranksr.runs import Run, Stage
 
 MODELS = {"scoring.niqe_model": "n1", "scoring.ma_model": "m1"}
@@ -95,6 +95,32 @@ def test_a_curve_that_is_compared_counts(demo: Config) -> None:
     assert not identity.is_made_as(stage(training(demo, models={})), stage(identity.watched(made)))
 
 
+def test_keys_that_came_later_change_no_fingerprint_of_what_was_made_before_them(demo: Config) -> None:
+    for key, changes in (
+        ("ranker", ["ranker.crop_px=96"]),
+        ("methods.ranksrgan", ["rank_content_loss.shift_px=3"]),
+        ("methods.ranksrgan", ["rank_content_loss.refresh={every_steps: 5, patches: 2, ranker_steps: 1, pool: 9}"]),
+    ):
+        before = identity.training(demo, key, {}, {}).settings
+        assert not before.keys() & identity.LATER.keys()
+        after = identity.training(with_overrides(demo, changes), key, {}, {}).settings
+        assert before.items() < after.items()
+
+
+def test_the_name_of_a_ranker_and_of_a_rank_dataset_is_no_setting(demo: Config) -> None:
+    tree = demo.model_dump(mode="json")
+    tree |= {
+        "rankers": {"other": tree["rankers"]["ranker"]},
+        "rank_datasets": {"patches_of": tree["rank_datasets"]["rank_dataset"]},
+    }
+    renamed = config_of(tree, "a test")
+    for key, other in (("ranker", "rankers.other"), ("methods.ranksrgan", "methods.ranksrgan")):
+        assert identity.training(demo, key, {}, {}) == identity.training(renamed, other, {}, {})
+    assert identity.rank_dataset(demo, "rank_dataset", {}, MODELS) == identity.rank_dataset(
+        renamed, "patches_of", {}, MODELS
+    )
+
+
 def rank_dataset(config: Config, models: dict[str, str]) -> Stage:
     return stage(identity.rank_dataset(config, "rank_dataset", {"srgan": "g"}, models))
 
@@ -132,7 +158,7 @@ def test_opinions_count_with_the_content_of_the_images_that_they_are_of(demo: Co
 
     def fingerprint() -> str:
         run = Run(str(tmp_path / "run"))
-        return pipeline.calibration_ma(pipeline.Context(config, run, start_ray=lambda: None, dry=True)).fingerprint
+        return scoring.calibration_ma(pipeline.Context(config, run, start_ray=lambda: None, dry=True)).fingerprint
 
     (tmp_path / "a.png").write_bytes(b"1")
     before = fingerprint()

@@ -19,7 +19,7 @@ LAYERS = [
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
     ("train",),
-    ("stages", "report", "preflight", "identity", "context"),
+    ("stages", "report", "preflight", "identity", "context", "scoring"),
     ("pipeline",),
     ("ablation", "session"),
     ("inspect", "presets"),

@@ -5,8 +5,10 @@ import pathlib
 import shutil
 
 import pytest
+import torch
+import yaml
 
-from ranksr import pipeline, storage
+from ranksr import checkpoints, pipeline, storage
 from ranksr.config import Config, load_config, with_overrides
 from ranksr.errors import UserError
 from ranksr.runs import Run, Stage
@@ -90,18 +92,65 @@ def test_a_finished_run_needs_no_ray_and_stays_as_it_is(config: Config, finished
     story = pipeline.run_pipeline(pipeline.Context(config, Run(finished), no_ray), [])
     assert storage.list_files(finished) == before
     assert story.scores.num_rows > 0
-    assert story.rank_dataset.splits["all"].num_locations == storage.read_table(f"{finished}/rank_dataset").num_rows
-    assert all(len(flip.pngs) >= 2 for flip in story.rank_dataset.flips)
+    ranked = story.rankers[0].rank_dataset
+    assert ranked.splits["all"].num_locations == storage.read_table(f"{finished}/rank_dataset").num_rows
+    assert all(len(flip.pngs) >= 2 for flip in ranked.flips)
 
 
 def test_the_report_scores_every_validation_location_with_the_ranker(
     config: Config, finished: str, tmp_path: pathlib.Path
 ) -> None:
     splits = storage.read_table(f"{finished}/rank_dataset", ["split"])["split"].to_pylist()
-    assert pipeline.tell(context(config, finished)).ranker_scores.num_rows == splits.count("val") > 0
+    assert pipeline.tell(context(config, finished)).rankers[0].scores.num_rows == splits.count("val") > 0
     older = shutil.copytree(finished, tmp_path / "older")
     (older / "ranker" / "ranker_scores.parquet").unlink()
-    assert pipeline.tell(context(config, str(older))).ranker_scores is None
+    assert pipeline.tell(context(config, str(older))).rankers[0].scores is None
+
+
+def test_a_round_two_rankers_a_blend_and_an_earlier_network_are_stages_that_build_on_the_others(
+    config: Config, finished: str, tmp_path: pathlib.Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.glob("*/stage.json") if path.parent.name != "evaluation"}
+    shutil.rmtree(run / "evaluation")
+    changed = with_overrides(
+        config,
+        [
+            "rank_datasets.wider={methods: [srresnet, srgan, ranksrgan], patch_px: 200, stride_px: 200}",
+            f"rankers.second={yaml.safe_dump(config.ranker.model_dump(mode='json'), default_flow_style=True).strip()}",
+            "rankers.second={rank_dataset: wider, methods: [srgan, ranksrgan, hr]}",
+            "ranker.rank_dataset=rank_dataset",
+            "methods.ranksrgan.weights.rank_content={ranker: 0.03}",
+            f"methods.again={yaml.safe_dump(config.methods['ranksrgan'].model_dump(mode='json'), default_flow_style=True)}",
+            "methods.again={start: srgan@2, weights: {rank_content: {ranker: 0.01, second: 0.02}}}",
+            "blends.between={methods: [srresnet, srgan], weight: 0.25}",
+            "evaluation.methods=[between, srgan@2, again, hr]",
+        ],
+    )
+    story = pipeline.run_pipeline(context(changed, str(run)), [])
+    assert {path: path.read_bytes() for path in before} == before  # nothing else was built again
+    assert {row["method"] for row in story.scores.to_pylist()} == {"between", "srgan@2", "again", "hr"}
+    assert [each.name for each in story.rankers] == ["ranker", "second"]
+    first, second = (storage.read_table(str(run / name)).to_pylist() for name in ("rank_dataset", "wider"))
+    assert [row["pngs"][:2] for row in first] == [row["pngs"][:2] for row in second]
+    assert [row["niqe"] for row in first] == [[row["niqe"][at] for at in (0, 1, 3)] for row in second]
+    terms = storage.read_jsonl(str(run / "again" / "metrics.jsonl"))
+    assert {"rank_content_ranker", "rank_content_second"} <= set(terms[0])
+    assert {"ranking_score_ranker", "ranking_phase_second", "ranking_correlation_second"} <= set(terms[1])
+    kept = checkpoints.read(str(run / "srgan" / "checkpoints" / "step_00000002.pt"))["learner"]["generator"]
+    early, between, srresnet, srgan = (
+        checkpoints.read(str(run / name / "weights.pt"))["state_dict"]
+        for name in ("srgan@2", "between", "srresnet", "srgan")
+    )
+    for key, value in kept.items():
+        assert torch.equal(early[key], value)
+        assert torch.allclose(between[key], 0.75 * srresnet[key] + 0.25 * srgan[key], atol=1e-6)
+    shutil.rmtree(run / "srgan@2")
+    shutil.rmtree(run / "srgan" / "checkpoints")
+    again = pipeline.network(context(changed, str(run)), "srgan@2")  # trained that far once more
+    assert again.fingerprint == next(stage["fingerprint"] for stage in story.stages if stage["name"] == "srgan@2")
+    trained = checkpoints.read(again.path("weights.pt"))["state_dict"]
+    assert all(torch.equal(early[key], value) for key, value in trained.items())
 
 
 def test_a_changed_key_is_refused_by_name(config: Config, finished: str) -> None:

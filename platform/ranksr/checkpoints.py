@@ -68,6 +68,10 @@ class Checkpoints:
         steps = self.steps()
         return read(self._path(steps[-1])) if steps else None
 
+    def load(self, step: int) -> dict[str, Any] | None:
+        """The state of this step, or None where it is not kept."""
+        return read(self._path(step)) if step in self.steps() else None
+
     def _path(self, step: int) -> str:
         return storage.join(self.folder, f"step_{step:08d}.pt")
 
@@ -75,6 +79,14 @@ class Checkpoints:
 def save_generator(path: str, config: Generator, tensors: dict[str, torch.Tensor], about: dict[str, Any]) -> None:
     """Write a generator's architecture and weights. `about`: step, metrics - for people."""
     write(path, {"generator": config.model_dump(mode="json"), "state_dict": tensors, "about": about})
+
+
+def save_blend(path: str, first: str, second: str, weight: float) -> None:
+    """Write a generator whose weights are `weight` on the way from those of one file of ours to those of another."""
+    one, other = (read(each) for each in (first, second))
+    tensors = {key: torch.lerp(value, other["state_dict"][key], weight) for key, value in one["state_dict"].items()}
+    config: Generator = pydantic.TypeAdapter(Generator).validate_python(one["generator"])
+    save_generator(path, config, tensors, {"blend": weight})
 
 
 def load_generator(path: str) -> nn.Module:

@@ -17,6 +17,11 @@ SCORING_MODELS = {"niqe": "scoring.niqe_model", "ma": "scoring.ma_model"}
 """Metric to the key of the model by which it is computed."""
 
 
+LATER = {"ranker.crop_px": None, "rank_content_loss.shift_px": 0, "rank_content_loss.refresh": None}
+"""Keys that came after runs were made, and the value that means what there was before: with it they are no settings, so
+that those runs are not refused."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Identity:
     """A stage as a config asks for it."""
@@ -53,6 +58,7 @@ def training(config: Config, key: str, inputs: dict[str, str], models: dict[str,
         weight, steered = f"{key}.weights.rank_content", config.steered_by(name)
         settings = {each: value for each, value in settings.items() if not f"{each}.".startswith(f"{weight}.")}
         settings[weight] = sum(steered.values()) if len(steered) < 2 else steered
+    settings = {each: value for each, value in settings.items() if LATER.get(each, "none of them") != value}
     own_seed = settings.pop(f"{key}.train.seed")
     if own_seed is not None:  # so that naming the run's seed changes nothing
         settings["seed"] = own_seed

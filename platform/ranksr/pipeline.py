@@ -14,19 +14,18 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
-from ranksr import identity, metrics, preflight, report, storage
+from ranksr import checkpoints, identity, metrics, preflight, report, storage
+from ranksr.checkpoints import Checkpoints
 from ranksr.config import Config, Method, files, with_overrides
+from ranksr.config.schema import snapshot
 from ranksr.context import Context as Context
-from ranksr.data import digests
-from ranksr.metrics.engine import Judge
-from ranksr.metrics.ma.fit import read_opinions
 from ranksr.models import build_features
 from ranksr.report.rank import statistics
-from ranksr.runs import METRICS, PICTURES, RANKER_SCORES, SCORES, WEIGHTS, Stage
-from ranksr.stages import calibration
+from ranksr.runs import CHECKPOINTS, METRICS, PICTURES, RANKER_SCORES, SCORES, WEIGHTS, Stage
+from ranksr.scoring import calibration_ma, calibration_niqe, judge
 from ranksr.stages.evaluation import write_evaluation
 from ranksr.stages.patches import write_patches
-from ranksr.stages.rank_dataset import Made, write_rank_dataset
+from ranksr.stages.rank_dataset import Finished, Made, write_rank_dataset
 from ranksr.train import launch
 from ranksr.train.journal import Place, read_metrics
 
@@ -50,72 +49,11 @@ def patches(context: Context) -> Stage:
     )
 
 
-def calibration_niqe(context: Context) -> Stage:
-    """Fits NIQE's model to the photographs, where scoring.niqe_model=fit."""
-    data, profile = context.config.data, context.config.scoring.profile
-    return context.stage(
-        "calibration_niqe",
-        identity.Identity(context.config.select("scoring.profile"), {}),
-        lambda stage: calibration.fit_niqe(stage.folder, context.photographs(data.hr), data, profile),
-        {"data.hr": data.hr},
-    )
+def generator(context: Context, name: str, label: str | None = None) -> Stage:
+    """The trained generator of one method: srresnet, srgan, esrgan_psnr, esrgan, ranksrgan ...
 
-
-def calibration_ma(context: Context) -> Stage:
-    """Fits Ma's model to the photographs, or to opinions, where scoring.ma_model=fit."""
-    config, data, scoring = context.config, context.config.data, context.config.scoring
-    settings = config.select("seed", "scoring.profile")
-    if scoring.ma_opinions:
-        opinions = storage.absolute(scoring.ma_opinions)
-        return context.stage(
-            "calibration_ma",
-            identity.Identity(settings, {"scoring.ma_opinions": _opinions_digest(context, opinions)}),
-            lambda stage: calibration.fit_ma_to_opinions(stage.folder, opinions, scoring.profile, config.seed),
-        )
-    return context.stage(
-        "calibration_ma",
-        identity.Identity(settings, {}),
-        lambda stage: calibration.fit_ma(
-            stage.folder, context.photographs(data.hr), data, scoring.profile, config.seed
-        ),
-        {"data.hr": data.hr},
-    )
-
-
-def _opinions_digest(context: Context, path: str) -> str:
-    """Identity of a CSV of opinions and of the images that it names."""
-    key = f"opinions of {path}"
-    if key not in context.digests:
-        rated = [str(image) for image, _ in read_opinions(path)]
-        found = digests.of_files(dict.fromkeys(rated))
-        context.digests[key] = storage.digest_of([context.file_digest(path), [found[image] for image in rated]])
-    return context.digests[key]
-
-
-def judge(context: Context) -> tuple[Judge, dict[str, str]]:
-    """The scoring models as files, and their fingerprints by key."""
-    scoring = context.config.scoring
-    models: dict[str, str] = {}
-
-    def resolve(metric: str, model: str, fit: Callable[[Context], Stage]) -> str:
-        key = identity.SCORING_MODELS[metric]
-        if model == "published":
-            models[key] = model
-            return model
-        if model == "fit":
-            stage = fit(context)
-            models[key] = stage.fingerprint
-            return stage.path(calibration.MODEL_FILES[metric])
-        models[key] = context.file_digest(model)
-        return storage.absolute(model)
-
-    niqe = resolve("niqe", scoring.niqe_model, calibration_niqe)
-    ma = resolve("ma", scoring.ma_model, calibration_ma) if scoring.ma_model is not None else None
-    return Judge(scoring.profile, niqe, ma), models
-
-
-def generator(context: Context, name: str) -> Stage:
-    """The trained generator of one method: srresnet, srgan, esrgan_psnr, esrgan, ranksrgan ..."""
+    `label`: name of the stage, for METHOD@STEP.
+    """
     config, method = context.config, context.config.methods[name]
     cut = patches(context)
     scoring, models = judge(context)
@@ -128,23 +66,70 @@ def generator(context: Context, name: str) -> Stage:
     made_of = identity.training(config, f"methods.{name}", inputs, models)
 
     def build(stage: Stage) -> dict[str, Any]:
+        if label and (kept := _kept_state(context, stage, name)):
+            tensors = kept["learner"].get("average") or kept["learner"]["generator"]
+            checkpoints.save_generator(stage.path(WEIGHTS), method.generator, tensors, {"step": kept["step"]})
+            return {}
         weights = {each: stage.path(WEIGHTS) for each, stage in rankers.items()}
         refreshed = rankers if config.rank_content_loss.refresh else ()
         learned = {each: rank_dataset(context, config.learns_from(each)).folder for each in refreshed}
         local = _with_absolute_paths(config)
         return _train(context, stage, launch.SRJob(local, name, cut.folder, start, weights, scoring, learned))
 
-    if context.watched != name:
-        return context.stage(name, made_of, build)
+    if label or context.watched != name:
+        return context.stage(label or name, made_of, build)
     return context.stage(name, identity.watched(made_of), build, suffices=identity.is_made_as)
+
+
+def network(context: Context, name: str) -> Stage:
+    """The stage of a method, of METHOD@STEP, or of a blend: what leaves a generator's weights."""
+    if name in context.config.blends:
+        return blend(context, name)
+    return generator(context, name) if snapshot(name)[1] is None else earlier(context, name)
+
+
+def earlier(context: Context, name: str) -> Stage:
+    """The generator of METHOD@STEP: from a checkpoint that its training kept, or trained so far again, bit for bit."""
+    method, step = snapshot(name)
+    whole = context.config.methods[method]
+    train = whole.train.model_copy(update={"steps": step, "checkpoint": "last", "best_metric": None})
+    methods = {**context.config.methods, method: whole.model_copy(update={"train": train})}
+    shorter = dataclasses.replace(context, config=context.config.model_copy(update={"methods": methods}))
+    return generator(shorter, method, name)
+
+
+def _kept_state(context: Context, stage: Stage, method: str) -> dict[str, Any] | None:
+    """The state at the last step of `stage` that a longer training of the same method kept; None where it did not."""
+
+    def made_of(each: Stage) -> dict[str, Any]:
+        ends = {f"methods.{method}.train.{key}" for key in ("steps", "checkpoint")}
+        return {key: value for key, value in each.settings.items() if key not in ends}
+
+    longer = context.run.recorded(method)
+    if longer is None or longer.inputs != stage.inputs or made_of(longer) != made_of(stage):
+        return None
+    return Checkpoints(longer.path(CHECKPOINTS), 1).load(context.config.methods[method].train.steps)
+
+
+def blend(context: Context, name: str) -> Stage:
+    """A network between two others."""
+    asked = context.config.blends[name]
+    first, second = (network(context, method) for method in asked.methods)
+    inputs = {"first": first.fingerprint, "second": second.fingerprint}
+
+    def build(stage: Stage) -> dict[str, Any]:
+        checkpoints.save_blend(stage.path(WEIGHTS), first.path(WEIGHTS), second.path(WEIGHTS), asked.weight)
+        return {}
+
+    return context.stage(name, identity.Identity({"blend.weight": asked.weight}, inputs), build)
 
 
 def _start(context: Context, method: Method) -> tuple[str | None, dict[str, str]]:
     """Path of the initial weights, and the stage inputs that they are."""
     if method.start is None:
         return None, {}
-    if method.start in context.config.methods:
-        stage = generator(context, method.start)
+    if context.config.generator_of(method.start) is not None:
+        stage = network(context, method.start)
         return stage.path(WEIGHTS), {method.start: stage.fingerprint}
     return storage.absolute(method.start), {"start": context.file_digest(method.start)}
 
@@ -187,8 +172,8 @@ def _methods(context: Context, names: tuple[str, ...], test_sets: tuple[str, ...
     made, folders, inputs, photographs = dict[str, str](), dict[str, str](), dict[str, str](), dict[str, str]()
     for name in names:
         path = storage.absolute(context.config.external.get(name, ""))
-        if name in context.config.methods:
-            stage = generator(context, name)
+        if context.config.generator_of(name) is not None:
+            stage = network(context, name)
             made[name], inputs[name] = stage.path(WEIGHTS), stage.fingerprint
         elif name not in context.config.external:
             made[name] = name  # bicubic and hr
@@ -224,8 +209,9 @@ def rank_dataset(context: Context, name: str) -> Stage:
         )
         names, photos = tuple(made_of.settings["metrics"]), context.photographs(source)
         return write_rank_dataset(
-            stage.folder, photos, config.data, rules, made, names, scoring, context.actors, config.seed
-        )
+            stage.folder, photos, config.data, rules, made, names, scoring, context.actors, config.seed,
+            _finished_in(context, stage),
+        )  # fmt: skip
 
     return context.stage(
         name,
@@ -234,6 +220,22 @@ def rank_dataset(context: Context, name: str) -> Stage:
         {"photographs": source, **methods.photographs},
         functools.partial(identity.holds_labels, config, name),
     )
+
+
+def _finished_in(context: Context, stage: Stage) -> Finished | None:
+    """Of the run's other rank datasets, the one with most of the methods of `stage`, made under the same rules."""
+
+    def rules(each: Stage) -> dict[str, Any]:
+        return {key: value for key, value in each.settings.items() if key != "rank_dataset.methods"}
+
+    found = []
+    for name in context.config.rank_datasets:
+        other = context.run.recorded(name) if name != stage.name else None
+        if other is None or not other.done or rules(other) != rules(stage):
+            continue
+        if other.inputs.items() <= stage.inputs.items():
+            found.append(Finished(other.folder, (*other.settings["rank_dataset.methods"], "hr")))
+    return max(found, key=lambda each: len(each.methods), default=None)
 
 
 def ranker(context: Context, name: str) -> Stage:
@@ -249,8 +251,9 @@ def ranker(context: Context, name: str) -> Stage:
 
 def stage_of(context: Context, name: str) -> Stage:
     """The stage of this name: that of a method, a Ranker or a rank dataset, or one of the others."""
+    if context.config.generator_of(name) is not None:
+        return network(context, name)
     named: tuple[tuple[Collection[str], Callable[[Context, str], Stage]], ...] = (
-        (context.config.methods, generator),
         (context.config.rankers, ranker),
         (context.config.rank_datasets, rank_dataset),
     )

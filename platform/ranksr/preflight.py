@@ -73,7 +73,7 @@ def require_metrics(config: Config) -> None:
 def require_free_names(config: Config, stages: Iterable[str]) -> None:
     """Raise UserError where a name of the config is that of a folder of every run. `stages`: those without a name."""
     taken = [*stages, *(name.split(".")[0] for name in (*BESIDE_STAGES, STAGES))]
-    for key in ("methods", "external", "rank_datasets", "rankers"):
+    for key in ("methods", "blends", "external", "rank_datasets", "rankers"):
         if both := [name for name in getattr(config, key) if name in taken]:
             raise UserError(
                 f"{key}.{both[0]}: the name is taken by a part of every run; choose another than {', '.join(taken)}"
@@ -137,7 +137,7 @@ def require_networks(config: Config, stages: Collection[str]) -> None:
         if name in used and not storage.is_folder(path):
             checkpoints.load_generator(storage.absolute(path))
     for name, method in config.methods.items():
-        if name in stages and method.start is not None and method.start not in config.methods:
+        if name in stages and method.start is not None and config.generator_of(method.start) is None:
             checkpoints.start_weights(storage.absolute(method.start), method.generator)
 
 

@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from ranksr.config import Config, SRResNet, load_config, with_overrides
+from ranksr.config import Config, SRResNet, config_of, load_config, with_overrides
 from ranksr.config.files import to_yaml
 from ranksr.errors import UserError
 
@@ -44,6 +44,49 @@ def test_an_override_changes_one_value_and_nothing_else(demo: Config) -> None:
     changed = with_overrides(demo, ["ranker.train.steps=7"])
     assert changed.ranker.train.steps == 7
     assert with_overrides(changed, [f"ranker.train.steps={demo.ranker.train.steps}"]) == demo
+
+
+def test_the_short_form_of_a_section_is_the_entry_of_its_name(demo: Config, tmp_path: pathlib.Path) -> None:
+    assert demo.ranker == demo.rankers["ranker"]
+    assert with_overrides(demo, ["ranker.margin=0.25"]) == with_overrides(demo, ["rankers.ranker.margin=0.25"])
+    assert demo.select("ranker") == demo.select("rankers.ranker")
+    assert demo.select("ranker")["ranker.margin"] == 0.5
+    based = tmp_path / "based.yaml"
+    based.write_text(f"base: {pathlib.Path(__file__).parents[2] / 'configs' / 'demo.yaml'}\nranker: {{margin: 0.25}}\n")
+    assert load_config(based).ranker.margin == 0.25
+    assert load_config(based, ["rankers.ranker.margin=1"]).ranker.margin == 1
+    based.write_text("ranker: {margin: 0.25}\nrankers: {ranker: {margin: 1}}\n")
+    with pytest.raises(UserError, match="ranker and rankers.ranker are one section: give one of them"):
+        load_config(based)
+
+
+def test_a_config_without_a_ranker_is_whole_where_no_method_asks_for_one(demo: Config) -> None:
+    changed = with_overrides(
+        demo, ["ranker=null", "rank_dataset=null", "methods.ranksrgan=null", "evaluation.methods=[srgan]"]
+    )
+    assert not changed.rankers
+    with pytest.raises(UserError, match="rankers are none, where a single one is taken for granted"):
+        _ = changed.ranker
+
+
+def test_several_rankers_are_told_apart_by_the_methods_that_they_steer(demo: Config) -> None:
+    dumped = demo.ranker.model_dump(mode="json")
+    both = config_of(
+        {
+            **demo.model_dump(mode="json"),
+            "rankers": {"niqe": {**dumped, "rank_dataset": None}, "ma": {**dumped, "metric": "ma"}},
+            "methods": {**demo.model_dump(mode="json")["methods"], "ranksrgan": {**demo.methods["ranksrgan"].model_dump(mode="json"), "weights": {"rank_content": {"niqe": 0.03, "ma": 0}}}},
+        },
+        "a test",
+    )  # fmt: skip
+    assert both.steered_by("ranksrgan") == {"niqe": 0.03}
+    assert both.learners_of("rank_dataset") == ["niqe", "ma"]
+    with pytest.raises(
+        UserError, match=r"rank_content=0.03 is the weight of the only Ranker, and rankers are niqe, ma"
+    ):
+        with_overrides(both, ["methods.ranksrgan.weights.rank_content=0.03"])
+    with pytest.raises(UserError, match="key ranker.metric is missing"):
+        with_overrides(both, ["ranker.margin=1"])
 
 
 def test_null_removes_a_method(demo: Config) -> None:
@@ -90,6 +133,17 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("rank_dataset.methods=[srresnet, magic]", "'magic'"),
         ("ranker.methods=[srresnet, bicubic]", "ranker.methods names 'bicubic'"),
         ("ranker.methods=[srresnet]", "ranker.methods needs at least two"),
+        ("evaluation.methods=[srgan@80]", "evaluation.methods names srgan@80: srgan trains 80 steps, give one from 1 to 79"),
+        ("evaluation.methods=[hr@2]", "evaluation.methods names 'hr@2', which is none of"),
+        ("blends.a={methods: [srgan, esrgan]}", "blends.a.methods=srgan, esrgan must be networks of this config of one"),
+        ("blends.a={methods: [srgan, hr]}", "blends.a.methods=srgan, hr must be networks"),
+        ("blends.srgan={methods: [srgan, srresnet]}", "methods.srgan and blends.srgan have one name"),
+        ("rankers.srgan={metric: niqe}", "rankers.srgan.methods"),
+        ("methods.ranksrgan.weights.rank_content={other: 0.1}", "names 'other', which is none of rankers (ranker)"),
+        ("ranker.rank_dataset=other", "ranker.rank_dataset=other is none of rank_datasets (rank_dataset)"),
+        ("ranker=null", "rank_content=0.03 is the weight of the only Ranker, and rankers are none: give {NAME: 0.03}"),
+        ("rank_dataset=null", "ranker.rank_dataset is null, which takes the only one, and rank_datasets are none"),
+        ("methods.srgan.start=ranksrgan", "srgan -> ranksrgan -> ranker -> rank_dataset -> srgan: what is to be trained"),
         ("evaluation.methods=[srgan, srgan]", "evaluation.methods names 'srgan' twice"),
         ("ranker.train.ema_decay=0.9", "ranker.train.ema_decay=0.9"),
         ("methods.srgan.train.ema_decay=1", "methods.srgan.train.ema_decay=1"),

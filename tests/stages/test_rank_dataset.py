@@ -4,17 +4,20 @@ import collections
 import pathlib
 import shutil
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import cv2
 import numpy as np
 import PIL.Image
+import pyarrow as pa
 import pytest
 
-from ranksr import images, metrics, storage
+from ranksr import checkpoints, images, metrics, storage
 from ranksr.config import Config
 from ranksr.data import parts, sources, upscale
 from ranksr.errors import UserError
 from ranksr.metrics.engine import Judge
+from ranksr.models import build_generator
 from ranksr.stages import rank_dataset
 
 METHODS = {"bicubic": "bicubic"}
@@ -37,6 +40,8 @@ def make(
     made: Mapping[str, str] = METHODS,
     folders: Mapping[str, str] | None = None,
     actors: int = 1,
+    finished: rank_dataset.Finished | None = None,
+    fingerprints: Mapping[str, str] = MappingProxyType({"bicubic": "f1"}),
     **changes: object,
 ) -> dict:
     """A rank dataset of the photographs of `source`; `changes` are fields of Data and RankDataset."""
@@ -50,11 +55,12 @@ def make(
         sources.list_photos(str(source)),
         data,
         rules,
-        rank_dataset.Made(made, folders or {}, {"bicubic": "f1"}),
+        rank_dataset.Made(made, folders or {}, fingerprints),
         ("niqe",),
         judge,
         upscale.UpscaleActors(actors, 0),
         seed=0,
+        finished=finished,
     )
 
 
@@ -96,6 +102,35 @@ def test_the_bytes_do_not_depend_on_the_number_of_workers(
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).glob("part-*")} for name in "12")
     assert len(one) == 2
     assert one == two
+
+
+@pytest.mark.ray
+def test_one_method_more_costs_one_method_and_gives_the_bytes_of_a_dataset_from_nothing(
+    ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
+) -> None:
+    network = build_generator(demo.methods["srresnet"].generator)
+    more, both = str(tmp_path / "more.pt"), {"bicubic": "f1", "more": "f2"}
+    checkpoints.save_generator(more, demo.methods["srresnet"].generator, network.state_dict(), {})
+    made = {"bicubic": "bicubic", "more": more}
+    rules = {"min_sigma": 1.0, "max_locations_per_image": 3}
+    make(tmp_path / "first", photographs, demo, judge, **rules)
+    expected = make(tmp_path / "whole", photographs, demo, judge, made, fingerprints=both, **rules)
+    # What is taken over is not made again: marked scores would come out otherwise.
+    first = tmp_path / "first"
+    finished = rank_dataset.Finished(str(first), ("bicubic", "hr"))
+    found = make(tmp_path / "grown", photographs, demo, judge, made, finished=finished, fingerprints=both, **rules)
+    assert found == expected
+    grown, whole = (
+        {path.name: path.read_bytes() for path in (tmp_path / name).glob("part-*")} for name in ("grown", "whole")
+    )
+    assert grown == whole
+    for path in first.glob("part-*"):
+        table = storage.read_table(str(path))
+        marked = pa.array([[99.0] * len(row) for row in table["niqe"].to_pylist()], pa.list_(pa.float64()))
+        table = table.set_column(table.schema.get_field_index("niqe"), "niqe", marked)
+        storage.write_table(str(path), table)
+    make(tmp_path / "marked", photographs, demo, judge, made, finished=finished, fingerprints=both, **rules)
+    assert {(row[0], row[2]) for row in storage.read_table(str(tmp_path / "marked"))["niqe"].to_pylist()} == {(99, 99)}
 
 
 @pytest.mark.ray

@@ -56,7 +56,7 @@ class Work:
     def stop_files(self) -> list[str]:
         """Stop file of the training that has begun, if one has. It ends after its step, with a checkpoint."""
         trainings = {*self.trial.config.rankers, *self.trial.config.methods}
-        stages = [stage for stage in pipeline.plan(self._context) if stage.name in trainings]
+        stages = [stage for stage in pipeline.plan(self._context) if stage.name.partition("@")[0] in trainings]
         return [stage.path(STOP_FILE) for stage in stages if stage.state == "unfinished"][:1]
 
     @property

@@ -3,6 +3,7 @@
 from ranksr.config.files import config_of, load_config, with_overrides
 from ranksr.config.methods import (
     FSRCNN,
+    Blend,
     Discriminator,
     Generator,
     Method,
@@ -34,6 +35,7 @@ from ranksr.config.section import (
 
 __all__ = [
     "FSRCNN",
+    "Blend",
     "Compute",
     "Config",
     "Data",

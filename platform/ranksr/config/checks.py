@@ -5,7 +5,7 @@ import posixpath
 from collections.abc import Sequence
 
 from ranksr import SCALE
-from ranksr.config.schema import Config, RankDataset, shown
+from ranksr.config.schema import Config, RankDataset, shown, snapshot
 from ranksr.errors import UserError
 
 IMAGES = ("lr", "hr", "bicubic")
@@ -86,7 +86,7 @@ def _place(source: str) -> str:
 def _check_names(config: Config) -> None:
     """Every name is a column of a table or a folder of the run, so none may stand twice."""
     named: dict[str, str] = {}
-    for section in ("methods", "external", "rank_datasets", "rankers"):
+    for section in ("methods", "blends", "external", "rank_datasets", "rankers"):
         for name in getattr(config, section):
             key = f"{section}.{name}"
             if name in IMAGES:
@@ -107,12 +107,25 @@ def _check_methods(config: Config) -> None:
                 f"({', '.join(config.rankers) or 'there are none'})"
             )
     _require_known(config, "evaluation.methods", config.evaluation.methods)
+    for name, blend in config.blends.items():
+        _require_known(config, f"blends.{name}.methods", blend.methods)
+        one, other = (config.generator_of(each) for each in blend.methods)
+        if one is None or one != other:
+            raise UserError(
+                f"blends.{name}.methods={', '.join(blend.methods)} must be networks of this config of one architecture"
+            )
 
 
 def _require_known(config: Config, key: str, names: Sequence[str]) -> None:
-    known = {*config.methods, *config.external, "bicubic", "hr"}
-    if unknown := [name for name in names if name not in known]:
-        raise UserError(f"{key} names {unknown[0]!r}, which is none of {', '.join(sorted(known))}")
+    known = {*config.methods, *config.blends, *config.external, "bicubic", "hr"}
+    for name in names:
+        method, step = snapshot(name)
+        if step is not None and method in config.methods:
+            steps = config.methods[method].train.steps
+            if not 0 < step < steps:
+                raise UserError(f"{key} names {name}: {method} trains {steps} steps, give one from 1 to {steps - 1}")
+        elif name not in known:
+            raise UserError(f"{key} names {name!r}, which is none of {', '.join(sorted(known))}")
 
 
 def _stored(rank_dataset: RankDataset) -> set[str]:
@@ -166,8 +179,11 @@ def _check_circles(config: Config) -> None:
     """A method needs its start and its Rankers, a Ranker its rank dataset, and that its methods."""
 
     def needed(name: str) -> list[str]:
+        name = snapshot(name)[0]
         if name in config.methods:
             return [*config.steered_by(name), *([start] if (start := config.methods[name].start) else [])]
+        if name in config.blends:
+            return list(config.blends[name].methods)
         if name in config.rankers:
             return [config.learns_from(name)]
         return list(config.rank_datasets[name].methods) if name in config.rank_datasets else []
@@ -179,7 +195,7 @@ def _check_circles(config: Config) -> None:
                 raise UserError(f"{circle}: what is to be trained needs itself; take one out of the other's list")
             walk([*chain, name])
 
-    for name in config.methods:
+    for name in (*config.methods, *config.blends):
         walk([name])
 
 
@@ -211,7 +227,11 @@ def _check_start(config: Config, name: str) -> None:
         if start in chain:
             raise UserError(f"methods.{name}.start leads back to itself: {' -> '.join([*chain, start])}")
         chain.append(start)
-    if start is not None and "/" not in start and "." not in start:
+    if start is not None and (made := config.generator_of(start)) is not None:
+        _require_known(config, f"methods.{chain[-1]}.start", [start])
+        if made != config.methods[chain[-1]].generator:
+            raise UserError(f"methods.{chain[-1]}.generator differs from that of {start}, from which it starts")
+    elif start is not None and "/" not in start and "." not in start:
         raise UserError(
             f"methods.{chain[-1]}.start={start!r} is neither one of methods.* nor the path of a weights file"
         )

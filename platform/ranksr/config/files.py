@@ -117,7 +117,7 @@ def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
 def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) -> Config:
     """The checked config of a tree of plain values. Raises UserError, whose text names `source`."""
     tree = spelled_out(tree)
-    for key in ("methods", "external", "rank_datasets", "rankers"):
+    for key in ("methods", "blends", "external", "rank_datasets", "rankers"):
         if isinstance(entries := tree.get(key), dict):
             tree = {**tree, key: {name: value for name, value in entries.items() if value is not None}}
     config = checked(Config, tree, source, overrides)

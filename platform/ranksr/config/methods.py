@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 import pydantic
 
-from ranksr.config.section import Decay, MethodName, NonNegative, PositiveInt, Section, Seed
+from ranksr.config.section import Decay, Fraction, MethodName, NonNegative, PositiveInt, Section, Seed
 
 
 class Perceptual(Section):
@@ -141,6 +141,15 @@ class Training(Section):
         if self.checkpoint == "best" and self.best_metric is None:
             raise ValueError("checkpoint=best needs best_metric: name a validation metric, e.g. best_metric=niqe")
         return self
+
+
+class Blend(Section):
+    """A network whose weights lie between those of two others (network interpolation, Wang et al. 2018)."""
+
+    methods: tuple[str, str]
+    """Two methods of one architecture."""
+    weight: Fraction = 0.5
+    """Share of the second."""
 
 
 class Method(Section):

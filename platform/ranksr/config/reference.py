@@ -11,7 +11,7 @@ from ranksr import storage
 from ranksr.config.schema import SHORT, Config
 from ranksr.config.section import Section
 
-OPTIONAL_ENTRIES = ("methods", "external", "rank_datasets", "rankers")
+OPTIONAL_ENTRIES = ("methods", "blends", "external", "rank_datasets", "rankers")
 """Mappings whose entries a file removes from its `base:` by `null`."""
 
 

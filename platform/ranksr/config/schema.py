@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pydantic
 
-from ranksr.config.methods import Discriminator, Method, Perceptual, RankContentLoss, Training
+from ranksr.config.methods import Blend, Discriminator, Generator, Method, Perceptual, RankContentLoss, Training
 from ranksr.config.section import FileName, Fraction, Gpus, MethodName, NonNegative, PositiveInt, Section, Seed
 from ranksr.errors import UserError
 
@@ -183,6 +183,9 @@ class Config(Section):
     """Form of the rank-content loss of every steered method; its weight is `weights.rank_content`."""
     methods: dict[MethodName, Method]
     """Name to a generator and its training."""
+    blends: dict[MethodName, Blend] = pydantic.Field(default={})
+    """Name to a network between two others; a method wherever methods are listed, as METHOD@STEP is: the network of a
+    method after so many steps of its training."""
     external: dict[MethodName, str] = pydantic.Field(default={})
     """Methods made elsewhere. Name to a checkpoint file of a built-in architecture, or to a folder of SR images under
     the photographs' names (for the evaluation: one sub-folder a test set)."""
@@ -209,6 +212,13 @@ class Config(Section):
     def ranker(self) -> RankerConfig:
         """The only Ranker. Raises UserError where there are none or several."""
         return self.rankers[_only(self.rankers, "rankers")]
+
+    def generator_of(self, name: str) -> Generator | None:
+        """Architecture of a method, METHOD@STEP or blend; None for what this config does not make."""
+        if name in self.blends:
+            return self.generator_of(self.blends[name].methods[0])
+        method = self.methods.get(snapshot(name)[0])
+        return method.generator if method else None
 
     def learns_from(self, ranker: str) -> str:
         """Name of the rank dataset that a Ranker learns from. Raises UserError where it names none of several."""
@@ -261,6 +271,12 @@ def spelled_out(tree: dict[str, Any]) -> dict[str, Any]:
             rest = {key: value for key, value in tree.items() if key != short}
             tree = {**rest, section: {**named, short: tree[short]}}
     return tree
+
+
+def snapshot(name: str) -> tuple[str, int | None]:
+    """Method and step of METHOD@STEP; the name itself and None for any other."""
+    method, separator, step = name.partition("@")
+    return (method, int(step)) if separator and step.isdecimal() else (name, None)
 
 
 def spelled_key(key: str) -> str:

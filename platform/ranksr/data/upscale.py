@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 import ray
@@ -73,6 +73,7 @@ class UpscaledPhoto:
 
 @dataclasses.dataclass(frozen=True)
 class UpscaledPart:
+    name: str
     photos: list[UpscaledPhoto]
     rejected: list[Rejected]
 
@@ -82,11 +83,18 @@ class Upscaler:
 
     `methods` maps a name to `bicubic`, `hr`, `given` (a file that comes with the photograph) or the path of a
     generator's weights. `lr` is one more possible name: the input itself, given or made. Photographs that cannot be
-    used go to `rejected` with the reason.
+    used go to `rejected` with the reason. `known`: part to the methods whose images are not needed.
     """
 
-    def __init__(self, methods: Mapping[str, str], smallest_px: int, num_gpus: float) -> None:
+    def __init__(
+        self,
+        methods: Mapping[str, str],
+        smallest_px: int,
+        num_gpus: float,
+        known: Mapping[str, Collection[str]] | None = None,
+    ) -> None:
         torch.set_num_threads(1)
+        self.known = known or {}
         self.device = "cuda" if num_gpus else "cpu"
         self.smallest_px = smallest_px
         self.methods = {
@@ -99,14 +107,14 @@ class Upscaler:
         rejected: list[Rejected] = []
         for each in part.photos:
             try:
-                done.append(UpscaledPhoto(each, self._every_method(each)))
+                done.append(UpscaledPhoto(each, self._make(each, self.known.get(part.name, ()))))
             except UserError:  # of a method, not of this photograph
                 raise
             except ValueError as error:
                 rejected.append(Rejected(each.photo.path, str(error), isinstance(error, TooSmallError)))
-        return UpscaledPart(done, rejected)
+        return UpscaledPart(part.name, done, rejected)
 
-    def _every_method(self, each: PartPhoto) -> dict[str, np.ndarray]:
+    def _make(self, each: PartPhoto, known: Collection[str]) -> dict[str, np.ndarray]:
         hr = images.crop_to_multiple(sources.read_photo(each.photo.path))
         height, width = hr.shape[:2]
         if min(height, width) < self.smallest_px:
@@ -118,6 +126,8 @@ class Upscaler:
             return _read_given("lr", each.given, hr, SCALE) if "lr" in each.given else images.downscale(hr)
 
         for name, method in self.methods.items():
+            if name in known:
+                continue
             match method:
                 case "hr":
                     pictures[name] = hr
@@ -167,11 +177,13 @@ class UpscaleActors:
     count: int | None
     num_gpus: float
 
-    def of(self, methods: Mapping[str, str], smallest_px: int) -> parts.Actors:
+    def of(
+        self, methods: Mapping[str, str], smallest_px: int, known: Mapping[str, Collection[str]] | None = None
+    ) -> parts.Actors:
         for path in (kind for kind in methods.values() if kind not in FIXED_KINDS):
             checkpoints.load_generator(path)  # what is wrong with it is said here, before actors start
         return parts.Actors(
-            Upscaler, (dict(methods), smallest_px, self.num_gpus), self.count or self.present, self.num_gpus
+            Upscaler, (dict(methods), smallest_px, self.num_gpus, known), self.count or self.present, self.num_gpus
         )
 
     @property

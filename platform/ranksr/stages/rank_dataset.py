@@ -4,6 +4,7 @@ Scores are stored, labels are derived when the dataset is read (`labels.py`).
 """
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from ranksr import images
+from ranksr import images, storage
 from ranksr.config import Data, RankDataset
 from ranksr.data import parts, sources
 from ranksr.data.labels import label_values
@@ -55,6 +56,28 @@ LOCATIONS_AT_ONCE = 16
 
 
 @dataclasses.dataclass(frozen=True)
+class Finished:
+    """Another rank dataset under the same rules that holds some of the methods: its patches and scores are taken over.
+
+    A part of the same name is of the same photographs, so its locations are the same too.
+    """
+
+    folder: str
+    methods: tuple[str, ...]
+    """In the order of its rows, `hr` last."""
+
+    @functools.cached_property
+    def names(self) -> frozenset[str]:
+        """Names of its parts."""
+        return frozenset(storage.list_tables(self.folder))
+
+    def read(self, part: str) -> tuple[list[parts.Row], parts.Summary]:
+        """The rows of a part, and its summary."""
+        path = storage.join(self.folder, part)
+        return storage.read_table(path).to_pylist(), parts.read_summary(storage.read_parquet_footer(path).metadata)
+
+
+@dataclasses.dataclass(frozen=True)
 class Locate:
     """Cuts the locations out of super-resolved photographs, filters and scores them: a part's images become rows."""
 
@@ -64,8 +87,11 @@ class Locate:
     judge: Judge
     fingerprints: Mapping[str, str]
     """Fingerprints common to all rows; an image that was made elsewhere adds its own."""
+    finished: Finished | None = None
 
     def __call__(self, part: "UpscaledPart") -> parts.Content:
+        if self.finished and part.name in self.finished.names:
+            return self._completed(part, *self.finished.read(part.name))
         rows: list[parts.Row] = []
         counts = dict.fromkeys(FILTERS, 0)
         for each in part.photos:
@@ -74,12 +100,39 @@ class Locate:
                 rows.append({**row, "split": each.about.split, "fingerprints": list(fingerprints.items())})
         return parts.Content(rows, part.rejected, counts)
 
+    def _completed(self, part: "UpscaledPart", rows: list[parts.Row], summary: parts.Summary) -> parts.Content:
+        """The finished rows of a part with the patches and scores of the methods that they lack."""
+        photos, done = {each.about.photo.image_id: each for each in part.photos}, list[parts.Row]()
+        size, lacking = self.rules.patch_px, [name for name in self.methods if rows and name not in rows[0]["methods"]]
+        for batch in (rows[start : start + LOCATIONS_AT_ONCE] for start in range(0, len(rows), LOCATIONS_AT_ONCE)):
+            pictures = [[photos[row["image_id"]].pictures[name] for name in lacking] for row in batch]
+            patches = [
+                [_cut(picture, row["y"], row["x"], size) for picture in of]
+                for row, of in zip(batch, pictures, strict=True)
+            ]
+            scores = iter(self.judge.score([patch for location in patches for patch in location], self.metrics))
+            for row, location in zip(batch, patches, strict=True):
+                found: dict[str, list[Any]] = {
+                    "pngs": list(map(_encode, location)),
+                    **self._values([next(scores) for _ in location]),
+                }
+                fingerprints = {**self.fingerprints, **photos[row["image_id"]].about.given_digests}
+                columns = {key: self._ordered(row["methods"], row[key], lacking, found[key]) for key in found}
+                row |= {"fingerprints": list(fingerprints.items()), "methods": list(self.methods), **columns}
+                done.append(row)
+        return parts.Content(done, part.rejected, summary.counts)
+
+    def _ordered(self, stored: list[str], values: list[Any], lacking: list[str], others: list[Any]) -> list[Any]:
+        """The values of stored and of lacking methods in the order of `methods`."""
+        by_method = dict(zip([*stored, *lacking], [*values, *others], strict=True))
+        return [by_method[name] for name in self.methods]
+
     def _locations(self, each: "UpscaledPhoto", counts: dict[str, int]) -> list[parts.Row]:
         pictures = [each.pictures[name] for name in self.methods]
         kept = self._choose(images.luma(pictures[self.methods.index("hr")]), counts)
         size, rows = self.rules.patch_px, []
         for batch in (kept[start : start + LOCATIONS_AT_ONCE] for start in range(0, len(kept), LOCATIONS_AT_ONCE)):
-            patches = [[picture[y : y + size, x : x + size] for picture in pictures] for y, x in batch]
+            patches = [[_cut(picture, y, x, size) for picture in pictures] for y, x in batch]
             scores = iter(self.judge.score([patch for location in patches for patch in location], self.metrics))
             for (y, x), location in zip(batch, patches, strict=True):
                 values = self._values([next(scores) for _ in location])
@@ -125,9 +178,17 @@ class Locate:
             "x": x,
             "profile": self.judge.profile,
             "methods": list(self.methods),
-            "pngs": [images.encode_png(np.ascontiguousarray(patch)) for patch in patches],
+            "pngs": [_encode(patch) for patch in patches],
             **values,
         }
+
+
+def _cut(picture: np.ndarray, y: int, x: int, size: int) -> np.ndarray:
+    return picture[y : y + size, x : x + size]
+
+
+def _encode(patch: np.ndarray) -> bytes:
+    return images.encode_png(np.ascontiguousarray(patch))
 
 
 def _spread(corners: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
@@ -161,8 +222,12 @@ def write_rank_dataset(
     judge: Judge,
     actors: "UpscaleActors",
     seed: int,
+    finished: Finished | None = None,
 ) -> dict[str, Any]:
-    """Make the rank dataset of `photos`. `names`: the metrics to store; `rules.gap.metric` is one of them, or pi."""
+    """Make the rank dataset of `photos`. `names`: the metrics to store; `rules.gap.metric` is one of them, or pi.
+
+    `finished`: another one of the same run, from which patches and scores are taken over.
+    """
     methods = {**made.by, "hr": "hr"}  # every row holds the original too
     missing = parts.most_bad(data.on_bad_image, data.max_bad_fraction, len(photos))
     given = {name: sources.match_images(name, path, photos, missing) for name, path in made.folders.items()}
@@ -170,9 +235,9 @@ def write_rank_dataset(
         "rank_dataset",
         folder,
         schema(names),
-        Locate(tuple(methods), names, rules, judge, made.fingerprints),
+        Locate(tuple(methods), names, rules, judge, made.fingerprints, finished),
         data.images_per_part,
-        actors.of(methods, rules.patch_px),
+        actors.of(methods, rules.patch_px, dict.fromkeys(finished.names, finished.methods) if finished else None),
         unit=("patches", len(methods)),
         most_rejected=parts.most_rejected(data, len(photos)),
     )
