@@ -8,7 +8,7 @@ from ranksr.config import Config, SRResNet, config_of, load_config, with_overrid
 from ranksr.config.files import to_yaml
 from ranksr.errors import UserError
 
-RECIPES = ("paper", "authors_code", "single_gpu", "demo", "external")
+RECIPES = ("paper", "authors_code", "single_gpu", "demo", "external", "two_cores", "paper_refresh")
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -276,3 +276,15 @@ def test_for_a_metric_whose_higher_values_are_better_the_correlation_has_its_sig
 def test_sizes_and_targets_that_do_not_fit_are_refused(demo: Config, overrides: list[str], said: str) -> None:
     with pytest.raises(UserError, match=said):
         with_overrides(demo, overrides)
+
+
+def test_after_a_refresh_the_scores_are_around_0_where_the_sigmoid_has_a_gradient(
+    demo: Config, ranker_config: RankerConfig, labels: Labels
+) -> None:
+    generator, ranker = networks(demo, ranker_config)
+    ranker.shift_scores(torch.tensor(50.0))
+    kept_up = refresher(ranker_config, ranker, labels)
+    for step in (0, 2):
+        kept_up(generator, step)
+    patches = [images.to_tensor(labels.patch(at, method)) for at in range(8) for method in range(3)]
+    assert abs(float(kept_up.ranker.eval()(torch.stack(patches)).mean())) < 2

@@ -19,6 +19,7 @@ from ranksr.data.feed import Pair, PairFeed, crop_alike, pair_batch
 from ranksr.data.labels import Labels, label_values
 from ranksr.metrics import made_of
 from ranksr.metrics.engine import Judge
+from ranksr.models.critics import Ranker
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.world import World
 
@@ -122,8 +123,16 @@ class Refresher:
             terms = self.learner.update(pair_batch(pairs), 0)  # at its first learning rate: the target moves
             if turn == 0:
                 self.seen["refresh_pair_error"] = terms["pair_error"]
-        ranker.requires_grad_(False)
+        self._recentre(ranker.requires_grad_(False).eval(), pairs)
         self._world.share(ranker)
+
+    @torch.no_grad()
+    def _recentre(self, ranker: nn.Module, pairs: Sequence[Pair]) -> None:
+        """Put the mean score of these images at 0: pairs leave the level open, and far from 0 the sigmoid of the
+        rank-content loss has no gradient."""
+        assert isinstance(ranker, Ranker)
+        batch = self._world.move(pair_batch(pairs))
+        ranker.shift_scores(-ranker.forward(torch.cat([batch["first"], batch["second"]])).mean())
 
     def _pair(self, made: Made, rng: np.random.Generator) -> Pair | None:
         """The generator's image and a stored one of its location; None where all are as good as it."""
