@@ -31,7 +31,10 @@ def test_the_demo_is_what_one_gets_without_asking_and_help_lists_the_others(
     assert (tmp_path / "demo.yaml").exists()
     capsys.readouterr()
     assert cli.main(["init", "--help"]) == 0
-    assert "[authors_code|demo|external|paper|paper_refresh|rank_esrgan|single_gpu|two_cores]" in capsys.readouterr().out.replace("\n", "")
+    assert (
+        "[authors_code|demo|external|paper|paper_refresh|rank_esrgan|single_gpu|two_cores]"
+        in capsys.readouterr().out.replace("\n", "")
+    )
 
 
 def test_nothing_is_overwritten_and_presets_share_a_folder(

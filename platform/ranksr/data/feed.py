@@ -128,7 +128,9 @@ class PairFeed:
 
     def __init__(self, labels: Labels, seed: int, crop_px: int | None = None) -> None:
         self._labels, self._crop_px, self._seed = labels, crop_px, seed
-        self._useful = [location for location in range(len(labels.values)) if labels.pairs(location)]
+        # Those with a pair: the extremes are furthest apart. NaN where nothing is scored.
+        spread = np.fmax.reduce(labels.values, axis=1) - np.fmin.reduce(labels.values, axis=1)
+        self._useful = np.flatnonzero(spread > labels.min_gap).tolist()
         self._order = Order(len(self._useful), seed)
 
     def __len__(self) -> int:
