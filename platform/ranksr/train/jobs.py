@@ -130,9 +130,10 @@ class RankerJob:
         ]
         feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), seed_of(self), ranker.crop_px)
         if not len(feed):
+            key = shown(f"rankers.{self.ranker}.min_gap")
             raise UserError(
                 f"{self.rank_dataset} has no training location whose methods differ on {ranker.metric} by more than "
-                f"min_gap={ranker.min_gap}: lower it, or min_sigma of the rank dataset, or use more photographs"
+                f"{key}={ranker.min_gap}: lower it, or min_sigma of the rank dataset, or use more photographs"
             )
         return RankerLearner(ranker, held_out, chosen, world), feed.batch
 
