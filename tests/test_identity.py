@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from ranksr import identity, pipeline, scoring
+from ranksr import identity, pipeline, scoring, storage
 from ranksr.config import Config, config_of, with_overrides
 from ranksr.runs import Run, Stage
 
@@ -105,6 +105,16 @@ def test_keys_that_came_later_change_no_fingerprint_of_what_was_made_before_them
         assert not before.keys() & identity.LATER.keys()
         after = identity.training(with_overrides(demo, changes), key, {}, {}).settings
         assert before.items() < after.items()
+
+
+@pytest.mark.parametrize("method", ["srgan", "ranksrgan"])
+def test_the_weight_of_the_only_ranker_is_hashed_as_the_number_of_a_config_with_one_ranker(
+    demo: Config, method: str
+) -> None:
+    weight = f"methods.{method}.weights.rank_content"
+    settings = identity.training(demo, f"methods.{method}", {}, {}).settings
+    # Equal is not enough: 0 == 0.0, and JSON, which is hashed, tells them apart.
+    assert storage.to_json(settings[weight]) == storage.to_json(demo.select(weight)[weight])
 
 
 def test_the_name_of_a_ranker_and_of_a_rank_dataset_is_no_setting(demo: Config) -> None:

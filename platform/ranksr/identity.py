@@ -57,7 +57,7 @@ def training(config: Config, key: str, inputs: dict[str, str], models: dict[str,
     else:
         weight, steered = f"{key}.weights.rank_content", config.steered_by(name)
         settings = {each: value for each, value in settings.items() if not f"{each}.".startswith(f"{weight}.")}
-        settings[weight] = sum(steered.values()) if len(steered) < 2 else steered
+        settings[weight] = next(iter(steered.values()), 0.0) if len(steered) < 2 else steered  # 0 has another hash
     settings = {each: value for each, value in settings.items() if LATER.get(each, "none of them") != value}
     own_seed = settings.pop(f"{key}.train.seed")
     if own_seed is not None:  # so that naming the run's seed changes nothing
