@@ -85,8 +85,43 @@ def test_several_rankers_are_told_apart_by_the_methods_that_they_steer(demo: Con
         UserError, match=r"rank_content=0.03 is the weight of the only Ranker, and rankers are niqe, ma"
     ):
         with_overrides(both, ["methods.ranksrgan.weights.rank_content=0.03"])
-    with pytest.raises(UserError, match="key ranker.metric is missing"):
-        with_overrides(both, ["ranker.margin=1"])
+    remedy = "the others of rankers are niqe, ma: give rankers.NAME.KEY to change one of those"
+    for short in ("ranker.margin=1", "ranker={margin: 1}"):
+        with pytest.raises(UserError, match=f"ranker is short for rankers.ranker, which lacks metric, .*{remedy}"):
+            with_overrides(both, [short])
+    assert with_overrides(both, ["rankers.ma.margin=1"]).rankers["ma"].margin == 1
+    added = with_overrides(both, [f"ranker={to_yaml({**dumped, 'rank_dataset': 'rank_dataset'})}"])
+    assert list(added.rankers) == ["niqe", "ma", "ranker"]
+
+
+@pytest.mark.parametrize(
+    ("blends", "circle"),
+    [
+        ({"a": ["a", "srgan"]}, "a -> a"),
+        ({"a": ["b", "srgan"], "b": ["a", "srgan"]}, "a -> b -> a"),
+        ({"a": ["srgan", "b"], "b": ["srgan", "c"], "c": ["b", "srgan"]}, "b -> c -> b"),
+    ],
+)
+def test_blends_of_each_other_are_a_circle_that_is_named(
+    demo: Config, blends: dict[str, list[str]], circle: str
+) -> None:
+    changes = [f"blends.{name}={{methods: [{', '.join(of)}]}}" for name, of in blends.items()]
+    with pytest.raises(UserError, match=f"the overrides: {circle}: what is to be trained needs itself"):
+        with_overrides(demo, [*changes, "methods.ranksrgan.start=a"])
+
+
+@pytest.mark.parametrize(
+    ("weight", "says"),
+    [
+        ("-1", "rank_content=-1: input should be greater than or equal to 0"),
+        ("a", "rank_content='a': input should be a valid number, unable to parse string as a number"),
+        ("{ranker: -1}", "rank_content.ranker=-1: input should be greater than or equal to 0"),
+    ],
+)
+def test_a_weight_is_refused_in_the_form_that_it_has(demo: Config, weight: str, says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        with_overrides(demo, [f"methods.ranksrgan.weights.rank_content={weight}"])
+    assert str(caught.value) == f"the overrides: methods.ranksrgan.weights.{says}"
 
 
 def test_null_removes_a_method(demo: Config) -> None:
@@ -135,6 +170,7 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("ranker.methods=[srresnet]", "ranker.methods needs at least two"),
         ("evaluation.methods=[srgan@80]", "evaluation.methods names srgan@80: srgan trains 80 steps, give one from 1 to 79"),
         ("evaluation.methods=[hr@2]", "evaluation.methods names 'hr@2', which is none of"),
+        ("evaluation.methods=[srgan@2, srgan@02]", "evaluation.methods names 'srgan@02', which is none of"),
         ("blends.a={methods: [srgan, esrgan]}", "blends.a.methods=srgan, esrgan must be networks of this config of one"),
         ("blends.a={methods: [srgan, hr]}", "blends.a.methods=srgan, hr must be networks"),
         ("blends.srgan={methods: [srgan, srresnet]}", "methods.srgan and blends.srgan have one name"),

@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from ranksr import SCALE
 from ranksr.config.schema import Config, RankDataset, shown, snapshot
@@ -18,6 +18,7 @@ def check(config: Config) -> None:
     """Raise UserError naming the keys that do not fit together."""
     _check_lists(config)
     _check_names(config)
+    _check_blends(config)
     _check_methods(config)
     for name in config.rank_datasets:
         _check_rank_dataset(config, name)
@@ -96,6 +97,18 @@ def _check_names(config: Config) -> None:
             named[name] = key
 
 
+def _check_blends(config: Config) -> None:
+    """Before all that asks for the architecture of a method, which a blend has from its own methods."""
+    _refuse_circles(config.blends, lambda name: config.blends[name].methods if name in config.blends else ())
+    for name, blend in config.blends.items():
+        _require_known(config, f"blends.{name}.methods", blend.methods)
+        one, other = (config.generator_of(each) for each in blend.methods)
+        if one is None or one != other:
+            raise UserError(
+                f"blends.{name}.methods={', '.join(blend.methods)} must be networks of this config of one architecture"
+            )
+
+
 def _check_methods(config: Config) -> None:
     for name, method in config.methods.items():
         if not (any(value > 0 for key, value in method.weights if key != "rank_content") or method.uses_ranker):
@@ -107,13 +120,6 @@ def _check_methods(config: Config) -> None:
                 f"({', '.join(config.rankers) or 'there are none'})"
             )
     _require_known(config, "evaluation.methods", config.evaluation.methods)
-    for name, blend in config.blends.items():
-        _require_known(config, f"blends.{name}.methods", blend.methods)
-        one, other = (config.generator_of(each) for each in blend.methods)
-        if one is None or one != other:
-            raise UserError(
-                f"blends.{name}.methods={', '.join(blend.methods)} must be networks of this config of one architecture"
-            )
 
 
 def _require_known(config: Config, key: str, names: Sequence[str]) -> None:
@@ -178,24 +184,33 @@ def _check_ranker(config: Config, name: str) -> None:
 def _check_circles(config: Config) -> None:
     """A method needs its start and its Rankers, a Ranker its rank dataset, and that its methods."""
 
-    def needed(name: str) -> list[str]:
+    def needed(name: str) -> Sequence[str]:
         name = snapshot(name)[0]
         if name in config.methods:
             return [*config.steered_by(name), *([start] if (start := config.methods[name].start) else [])]
         if name in config.blends:
-            return list(config.blends[name].methods)
+            return config.blends[name].methods
         if name in config.rankers:
             return [config.learns_from(name)]
-        return list(config.rank_datasets[name].methods) if name in config.rank_datasets else []
+        return config.rank_datasets[name].methods if name in config.rank_datasets else ()
+
+    _refuse_circles((*config.methods, *config.blends), needed)
+
+
+def _refuse_circles(names: Iterable[str], needed: Callable[[str], Sequence[str]]) -> None:
+    """Raise UserError naming the first circle in what these names need, each once."""
+    cleared: set[str] = set()
 
     def walk(chain: list[str]) -> None:
         for name in needed(chain[-1]):
             if name in chain:
                 circle = " -> ".join([*chain[chain.index(name) :], name])
                 raise UserError(f"{circle}: what is to be trained needs itself; take one out of the other's list")
-            walk([*chain, name])
+            if name not in cleared:
+                walk([*chain, name])
+        cleared.add(chain[-1])
 
-    for name in (*config.methods, *config.blends):
+    for name in names:
         walk([name])
 
 

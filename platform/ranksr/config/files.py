@@ -15,10 +15,12 @@ import pydantic
 import yaml
 
 from ranksr.config import checks
-from ranksr.config.schema import Config, shown, spelled_key, spelled_out
+from ranksr.config.schema import SHORT, Config, shown, spelled_key, spelled_out
 from ranksr.errors import UserError
 
 Checked = TypeVar("Checked", bound=pydantic.BaseModel)
+FORMS = ("constrained-float", "dict[")
+"""Beginnings of pydantic's names, in the place of an error, for the forms that a value may have."""
 
 
 class _Repeated(yaml.YAMLError):
@@ -120,12 +122,31 @@ def config_of(tree: dict[str, Any], source: str, overrides: Sequence[str] = ()) 
     for key in ("methods", "blends", "external", "rank_datasets", "rankers"):
         if isinstance(entries := tree.get(key), dict):
             tree = {**tree, key: {name: value for name, value in entries.items() if value is not None}}
+    _require_meant(tree, source, overrides)
     config = checked(Config, tree, source, overrides)
     try:
         checks.check(config)
     except UserError as error:
         raise UserError(f"{source}: {error}") from None
     return config
+
+
+def _require_meant(tree: dict[str, Any], source: str, overrides: Sequence[str]) -> None:
+    """Raise UserError for some keys of `ranker:` where Rankers have other names: one of those is meant."""
+    for short, section in SHORT.items():
+        named = tree.get(section)
+        if not isinstance(named, dict) or len(named) < 2 or not isinstance(named.get(short), dict):
+            continue
+        entry = typing.get_args(Config.model_fields[section].annotation)[1]
+        lacking = [key for key, field in entry.model_fields.items() if field.is_required() and key not in named[short]]
+        if lacking:
+            others = ", ".join(name for name in named if name != short)
+            given = any(shown(each).startswith(f"{short}.") for each in overrides)
+            raise UserError(
+                f"{'the overrides' if given else source}: {short} is short for {section}.{short}, which lacks "
+                f"{', '.join(lacking)}, and the others of {section} are {others}: give {section}.NAME.KEY to change "
+                "one of those, or every key for a new one"
+            )
 
 
 def override(model: type[pydantic.BaseModel], tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -211,12 +232,22 @@ def checked(model: type[Checked], tree: dict[str, Any], source: str, overrides: 
         return model.model_validate(tree)
     except pydantic.ValidationError as error:
         changed = [override.partition("=")[0] for override in overrides]
-        raise UserError("; ".join(_describe(item, source, changed) for item in error.errors())) from None
+        of_its_form = [item for item in error.errors() if not _is_of_other_form(item)]
+        raise UserError("; ".join(_describe(item, source, changed) for item in of_its_form)) from None
+
+
+def _is_of_other_form(item: Any) -> bool:
+    """Whether an error only says that a number is no mapping, or a mapping no number, where either may stand."""
+    form = str(item["loc"][-1]) if item["loc"] else ""
+    return form.startswith(FORMS) and (item["type"] == "dict_type" or isinstance(item["input"], dict))
 
 
 def _describe(item: Any, source: str, changed: list[str]) -> str:
     key = ".".join(
-        str(part) for part in item["loc"] if part not in ("srresnet", "rrdbnet", "fsrcnn") or part in item["loc"][:2]
+        str(part)
+        for part in item["loc"]
+        if (part not in ("srresnet", "rrdbnet", "fsrcnn") or part in item["loc"][:2])
+        and not str(part).startswith(FORMS)
     )
     key, changed = shown(key), [shown(each) for each in changed]
     if key and any(f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}.") for each in changed):

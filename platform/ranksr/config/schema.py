@@ -275,8 +275,8 @@ def spelled_out(tree: dict[str, Any]) -> dict[str, Any]:
 
 def snapshot(name: str) -> tuple[str, int | None]:
     """Method and step of METHOD@STEP; the name itself and None for any other."""
-    method, separator, step = name.partition("@")
-    return (method, int(step)) if separator and step.isdecimal() else (name, None)
+    method, _, step = name.partition("@")
+    return (method, int(step)) if step.isdecimal() and step == str(int(step)) else (name, None)
 
 
 def spelled_key(key: str) -> str:
