@@ -176,3 +176,29 @@ def test_opinions_count_with_the_content_of_the_images_that_they_are_of(demo: Co
     assert fingerprint() == before
     (tmp_path / "a.png").write_bytes(b"2")
     assert fingerprint() != before
+
+
+def test_the_identity_of_a_training_is_taken_once_however_many_rounds_build_on_it(
+    demo: Config, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = demo.model_dump(mode="json")
+    gan, methods = tree["methods"]["ranksrgan"], ["srresnet", "srgan"]
+    rank_datasets, rankers = tree["rank_datasets"], tree["rankers"]
+    first = {"dataset": rank_datasets.pop("rank_dataset"), "ranker": rankers.pop("ranker")}
+    for number in range(1, 7):
+        rank_datasets[f"dataset_{number}"] = first["dataset"] | {"methods": list(methods)}
+        rankers[f"ranker_{number}"] = first["ranker"] | {
+            "rank_dataset": f"dataset_{number}",
+            "methods": ["srresnet", "srgan"],
+        }
+        steered = gan["weights"] | {"rank_content": {f"ranker_{number}": 0.03}}
+        tree["methods"][name := "ranksrgan" if number == 1 else f"ranksrgan_{number}"] = gan | {"weights": steered}
+        methods.append(name)
+    config = config_of(tree | {"evaluation": {"methods": methods}}, "a test")
+    asked: list[str] = []
+    taken = identity.training
+    monkeypatch.setattr(identity, "training", lambda config, key, *rest: asked.append(key) or taken(config, key, *rest))
+    stages = pipeline.plan(pipeline.Context(config, Run(str(tmp_path)), start_ray=lambda: None))
+    generators = [key for key in asked if key.startswith("methods.")]
+    assert sorted(generators) == sorted(f"methods.{name}" for name in methods)
+    assert {f"ranker_{number}" for number in range(1, 7)} <= {stage.name for stage in stages}

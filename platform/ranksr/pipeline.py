@@ -54,6 +54,8 @@ def generator(context: Context, name: str, label: str | None = None) -> Stage:
 
     `label`: name of the stage, for METHOD@STEP.
     """
+    if (label or name) in context.stages:  # asked for again by every later round
+        return context.stages[label or name]
     config, method = context.config, context.config.methods[name]
     cut = patches(context)
     scoring, models = judge(context)
@@ -90,10 +92,8 @@ def network(context: Context, name: str) -> Stage:
 
 def earlier(context: Context, name: str) -> Stage:
     """The generator of METHOD@STEP: from a checkpoint that its training kept, or trained so far again, bit for bit."""
-    method, step = snapshot(name)
-    whole = context.config.methods[method]
-    train = whole.train.model_copy(update={"steps": step, "checkpoint": "last", "best_metric": None})
-    methods = {**context.config.methods, method: whole.model_copy(update={"train": train})}
+    method = snapshot(name)[0]
+    methods = {**context.config.methods, method: context.config.method_of(name)}
     shorter = dataclasses.replace(context, config=context.config.model_copy(update={"methods": methods}))
     return generator(shorter, method, name)
 
@@ -368,7 +368,7 @@ def fetch_published(config: Config, stages: list[str]) -> None:
     """Download now what these stages take from the network: a failure should not come after hours of training."""
     if config.scoring.ma_model == "published":
         metrics.load_models(None, "published")
-    trained = [config.methods[name] for name in stages if name in config.methods]
+    trained = [method for name in stages if (method := config.method_of(name))]
     if config.perceptual.weights == "published" and any(method.uses_features for method in trained):
         build_features(config.perceptual)
 

@@ -136,8 +136,8 @@ def require_networks(config: Config, stages: Collection[str]) -> None:
     for name, path in config.external.items():
         if name in used and not storage.is_folder(path):
             checkpoints.load_generator(storage.absolute(path))
-    for name, method in config.methods.items():
-        if name in stages and method.start is not None and config.generator_of(method.start) is None:
+    for method in filter(None, map(config.method_of, stages)):
+        if method.start is not None and config.generator_of(method.start) is None:
             checkpoints.start_weights(storage.absolute(method.start), method.generator)
 
 

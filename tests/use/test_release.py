@@ -107,13 +107,15 @@ def test_half_precision_is_half_as_large_and_near(tmp_path: pathlib.Path) -> Non
 @pytest.fixture
 def run(root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path) -> Run:
     """A run whose trainings are said to be done, with their weights and scores made up."""
-    config: Config = load_config(root / "configs" / "demo.yaml", tiny)
+    return finish(load_config(root / "configs" / "demo.yaml", tiny), tmp_path)
+
+
+def finish(config: Config, tmp_path: pathlib.Path) -> Run:
     run = Run(str(tmp_path / "my run"))
     run.describe(config, [])
     torch.manual_seed(0)
     for stage in pipeline.plan(pipeline.Context(config, run, start_ray=lambda: None)):
-        if stage.name in config.methods:
-            generator = config.methods[stage.name].generator
+        if generator := config.generator_of(stage.name):
             tensors = build_generator(generator).state_dict()
             checkpoints.save_generator(
                 stage.path("weights.pt"),
@@ -162,6 +164,29 @@ def test_the_card_tells_how_the_network_was_made(run: Run, tmp_path: pathlib.Pat
     with safetensors.safe_open(tmp_path / "out" / "model.safetensors", "pt") as file:
         assert file.metadata()["fingerprint"] == stage.fingerprint
         assert json.loads(file.metadata()["validation"]) == {"psnr": 25.0, "niqe": None}
+
+
+def test_a_blend_and_an_earlier_network_are_named_as_methods_are(
+    root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path, capsys: Any
+) -> None:
+    changes = ["blends.between={methods: [srresnet, srgan], weight: 0.25}", "evaluation.methods=[between, srgan@2]"]
+    run = finish(load_config(root / "configs" / "demo.yaml", [*tiny, *changes]), tmp_path)
+    write_scores(run)
+    cards = {}
+    for name in ("between", "srgan@2"):
+        assert load_model(f"{run.root}:{name}", device="cpu").origin.name == name
+        assert cli.main(["export", f"{run.root}:{name}", "--out", str(tmp_path / name)]) == 0
+        cards[name] = (tmp_path / name / "README.md").read_text()
+    assert "- weights between those of srresnet and srgan, 0.25 of the second\n- photographs" in cards["between"]
+    assert "adversarial 0.005" in cards["srgan@2"]
+    assert "- 2 steps of batch 2" in cards["srgan@2"]
+    entry = json.loads((tmp_path / "srgan@2" / "openmodeldb.json").read_text())
+    assert entry["trainingIterations"] == 2
+    capsys.readouterr()
+    for name, says in (("srgan@3", "has not begun"), ("hr@2", "trains no hr@2"), ("mix", ":between or")):
+        assert cli.main(["export", f"{run.root}:{name}", "--out", str(tmp_path / "none")]) == 2
+        said = capsys.readouterr().err
+        assert (said.count("\n"), says in said) == (1, True), said
 
 
 def test_a_ranker_is_exported_and_scores_files(

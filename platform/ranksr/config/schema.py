@@ -220,6 +220,15 @@ class Config(Section):
         method = self.methods.get(snapshot(name)[0])
         return method.generator if method else None
 
+    def method_of(self, name: str) -> Method | None:
+        """A method, that of METHOD@STEP with so many steps; None for a network that no training of its own makes."""
+        of, step = snapshot(name)
+        method = self.methods.get(of)
+        if method is None or step is None:
+            return method
+        train = method.train.model_copy(update={"steps": step, "checkpoint": "last", "best_metric": None})
+        return method.model_copy(update={"train": train})
+
     def learns_from(self, ranker: str) -> str:
         """Name of the rank dataset that a Ranker learns from. Raises UserError where it names none of several."""
         return self.rankers[ranker].rank_dataset or _only(self.rank_datasets, "rank_datasets")

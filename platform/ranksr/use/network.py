@@ -20,7 +20,7 @@ from ranksr.runs import RESULTS, RUN_FILE, WEIGHTS, Run, Stage
 WEIGHT_SUFFIXES = (".pt", ".pth", ".safetensors")
 DEFAULT_METHOD = "ranksrgan"
 """The network of a run where no method is named."""
-NAMED = re.compile(r"(?P<place>.+):(?P<method>[a-z0-9_]+)")
+NAMED = re.compile(r"(?P<place>.+):(?P<method>[a-z0-9_]+(@[0-9]+)?)")
 BYTES_PER_FEATURE = 256
 """Peak memory of a generator for each LR pixel and feature, in float32: measured on SRResNet and RRDBNet."""
 MOST_TILE_BYTES = 2**29
@@ -35,7 +35,7 @@ class Origin:
     weights: str
     """Absolute path or URI of the weights file."""
     method: str | None = None
-    """Name of the method or Ranker in its run; None for a weights file."""
+    """Name of the method, METHOD@STEP, blend or Ranker in its run; None for a weights file."""
     run: Run | None = None
     stage: Stage | None = None
     config: Config | None = None
@@ -54,8 +54,9 @@ class Origin:
 def find(model: str) -> Origin:
     """The network that `model` names, local or s3://bucket/prefix.
 
-    `RUN` is the run's `ranksrgan`, `RUN:METHOD` another of its methods or a Ranker, `RUN/ablation/NAME/TRIAL` the
-    method that an ablation compares, and a path that ends in .pt, .pth or .safetensors a weights file.
+    `RUN` is the run's `ranksrgan`, `RUN:METHOD` another of its methods (a blend and METHOD@STEP too) or a Ranker,
+    `RUN/ablation/NAME/TRIAL` the method that an ablation compares, and a path that ends in .pt, .pth or .safetensors a
+    weights file.
 
     Raises UserError for anything else, and for a network whose training has not finished.
     """
@@ -79,9 +80,9 @@ def find(model: str) -> Origin:
 def _of_run(root: str, method: str | None) -> Origin:
     run = Run(root)
     config = run.config()
-    known = [*config.methods, *config.rankers]
+    known = [*config.methods, *config.blends, *config.rankers]
     method = method or DEFAULT_METHOD
-    if method not in known:
+    if method not in known and config.method_of(method) is None:
         raise UserError(f"{root} trains no {method}: give {' or '.join(f'{root}:{name}' for name in known)}")
     return _finished(Origin("", method, run, run.recorded(method), config), root)
 

@@ -18,6 +18,7 @@ import yaml
 
 from ranksr import SCALE, __version__, checkpoints, storage, weights
 from ranksr.config import FSRCNN, Config, Generator, RRDBNet, SRResNet
+from ranksr.config.schema import snapshot
 from ranksr.errors import UserError
 from ranksr.metrics.learned import LEAST_PX
 from ranksr.report import intervals, tables
@@ -204,12 +205,11 @@ def _training(release: Release) -> list[str]:
     assert origin.run is not None
     config, stage = origin.config, origin.stage
     run = storage.read_json(origin.run.path(RUN_FILE))
-    method = config.methods.get(origin.method or "")
-    learned = config.rankers.get(origin.method or "")
-    training = (method or config.rankers[origin.method or ""]).train
+    name = origin.method or ""
+    method, learned, blend = config.method_of(name), config.rankers.get(name), config.blends.get(name)
     lines = ["## Training\n"]
     if method:
-        steered = config.steered_by(origin.method or "")
+        steered = config.steered_by(snapshot(name)[0])
         given = {name: weight for name, weight in method.weights if weight and name != "rank_content"}
         alone = len(steered) == 1
         given |= {"rank_content" if alone else f"rank_content of {each}": weight for each, weight in steered.items()}
@@ -217,9 +217,16 @@ def _training(release: Release) -> list[str]:
         lines.append(f"- losses: {terms} (perceptual network: {config.perceptual.network})")
     elif learned:
         lines.append(f"- learned the order of {', '.join(learned.methods)} by {learned.metric}")
+    elif blend:
+        lines.append(f"- weights between those of {' and '.join(blend.methods)}, {blend.weight:g} of the second")
+    trained = method or learned
+    if trained:
+        training = trained.train
+        lines.append(
+            f"- {training.steps} steps of batch {training.batch_size}, learning rate {training.learning_rate:g}, seed "
+            f"{config.seed if training.seed is None else training.seed}"
+        )
     lines += [
-        f"- {training.steps} steps of batch {training.batch_size}, learning rate {training.learning_rate:g}, seed "
-        f"{config.seed if training.seed is None else training.seed}",
         f"- photographs: {_photographs(config)}",
         *(f"- input {key}: {value}" for key, value in stage.inputs.items()),
         f"- fingerprint {stage.fingerprint}, ranksr {run['versions']['ranksr']}, torch {run['versions']['torch']}, "
@@ -301,7 +308,7 @@ lr = image.transpose(2, 0, 1)[None].astype({kind}) / 255
 def _openmodeldb(release: Release, files: dict[str, bytes]) -> dict[str, Any]:
     """An entry for OpenModelDB, without the addresses, which its owner adds."""
     origin = release.origin
-    method = origin.config.methods.get(origin.method or "") if origin.config else None
+    method = origin.config.method_of(origin.method or "") if origin.config else None
     kinds = {
         "model.safetensors": ("pytorch", "safetensors"),
         "model.pth": ("pytorch", "pth"),
