@@ -18,7 +18,7 @@ import torch
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent / "platform"))
 
-from ranksr import checkpoints, images, progress
+from ranksr import checkpoints, images, terminal
 from ranksr.config import RRDBNet
 from ranksr.data import sources
 from ranksr.metrics.external import _import_torchvision
@@ -31,7 +31,7 @@ SIDE_PX, NUM_IMAGES, ROUNDS = 128, 6, 3
 
 def plain_loop(network: torch.nn.Module, folder: pathlib.Path, out: pathlib.Path) -> None:
     """Read, upscale and write one file after the other, with all cores inside torch."""
-    torch.set_num_threads(progress.num_cores())
+    torch.set_num_threads(terminal.num_cores())
     for path in sorted(folder.iterdir()):
         image = cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB)
         tensor = torch.from_numpy(image).permute(2, 0, 1)[None].float() / 255

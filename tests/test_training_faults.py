@@ -142,9 +142,9 @@ def command(folder: pathlib.Path, num_workers: int, *fault: str) -> list[str]:
 
 def main(folder: str, num_workers: str, *fault: str) -> None:
     """The driver: with 0 workers without Ray, else as a stage of the pipeline."""
-    from ranksr import progress
+    from ranksr import terminal
 
-    progress.log_lines()
+    terminal.log_lines()
     if num_workers == "0":
         return alone(pathlib.Path(folder))
     # With less, Train starts two workers again and again where a busy machine needs longer.

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from ranksr import __version__, presets, progress, runs
+from ranksr import __version__, presets, runs, terminal
 from ranksr.errors import StorageError, UserError
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def _guarded(builds: bool) -> Callable[[Callback], Callback]:
     def decorate(callback: Callback) -> Callback:
         @functools.wraps(callback)
         def guarded(*arguments: Any, **options: Any) -> int:
-            progress.log_lines("%(asctime)s %(message)s", to_stderr=not builds)
+            terminal.log_lines("%(asctime)s %(message)s", to_stderr=not builds)
             try:
                 if not builds:
                     return callback(*arguments, **options)

@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from ranksr import pipeline, preflight, progress, runs, storage
+from ranksr import pipeline, preflight, runs, storage, terminal
 from ranksr.config import Config, load_config
 from ranksr.errors import UserError
 
@@ -79,7 +79,7 @@ def connect() -> None:
     import ray
     import ray.data
 
-    progress.quieten_ray_data()
+    terminal.quieten_ray_data()
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
     if not joins:
         # With the dashboard: Train asks it whether its controllers live, and complains every second without.

@@ -9,7 +9,7 @@ import skimage.data
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ranksr import cli, progress
+from ranksr import cli, terminal
 from ranksr.images import decode, encode_png
 from ranksr.inspect.score import Request, score_paths
 
@@ -152,6 +152,6 @@ def test_a_damaged_image_has_a_score_or_a_reason(folder, tmp_path, model_files, 
 
 def test_all_cores_are_used_where_the_system_does_not_tell_which(monkeypatch):
     """macOS has no sched_getaffinity."""
-    monkeypatch.delattr(progress.os, "sched_getaffinity", raising=False)
-    monkeypatch.setattr(progress.os, "cpu_count", lambda: 3)
-    assert progress.num_cores() == 3
+    monkeypatch.delattr(terminal.os, "sched_getaffinity", raising=False)
+    monkeypatch.setattr(terminal.os, "cpu_count", lambda: 3)
+    assert terminal.num_cores() == 3

@@ -14,7 +14,7 @@ import ray.tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.progress_reporter import TrialProgressCallback
 
-from ranksr import cluster, pipeline, progress, storage
+from ranksr import cluster, pipeline, storage, terminal
 from ranksr.ablation.early_stopping import Stopping
 from ranksr.ablation.study import Trial
 from ranksr.config import Config
@@ -120,8 +120,8 @@ def run_side_by_side(
 
     def run_trial(parameters: dict[str, Any]) -> dict[str, Any]:
         # Tune gives the trial its own process; its training workers and data tasks are scheduled beside it.
-        progress.log_lines(f"{parameters['trial']}: %(message)s")
-        progress.quieten_ray_data()
+        terminal.log_lines(f"{parameters['trial']}: %(message)s")
+        terminal.quieten_ray_data()
         # The bars of several trials would be drawn over each other.
         ray.data.DataContext.get_current().enable_progress_bars = False
         return by_key[parameters["trial"]].do()

@@ -27,7 +27,7 @@ from ranksr import storage
 from ranksr.config import Data
 from ranksr.data.sources import Photo
 from ranksr.errors import StorageError, UserError
-from ranksr.progress import SECONDS_PER_LINE
+from ranksr.terminal import SECONDS_PER_LINE
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ranksr import storage
+from ranksr import storage, terminal
 from ranksr.config import Config, with_overrides
 from ranksr.errors import UserError
 from ranksr.metrics import METRICS, made_of
@@ -80,7 +80,7 @@ def _means(sides: Sequence[Side], columns: Sequence[tables.Column]) -> str:
         for side in sides
         for name, scores in side.scores.items()
     ]
-    return tables.aligned([["", *(f"{column.test_set} {column.label}" for column in columns)], *rows])
+    return terminal.aligned([["", *(f"{column.test_set} {column.label}" for column in columns)], *rows])
 
 
 def _methods(side: Side, base: str | None) -> list[Side]:
@@ -118,8 +118,8 @@ def _run(path: str, root: str, method: str | None, whole: bool) -> Side:
     config, stage = Run(root).config(), Run(root).recorded("evaluation")
     if stage is None or not stage.done:
         raise UserError(f"{path} has no scores yet: finish it with `ranksr full_pipeline CONFIG --run {path}`")
-    rows = storage.read_table(stage.path(SCORES)).to_pylist()
-    scores = records.scores_by_label(({**row, "seed": config.seed} for row in rows), "method")
+    rows = storage.read_table(stage.path(SCORES)).to_pandas().assign(seed=config.seed)
+    scores = records.scores_by_label(rows, "method")
     if method and method not in scores:
         raise UserError(f"{path} has no scores of the method {method}: choose one of {', '.join(scores)}")
     scores = {name: scores[name] for name in ([method] if method and not whole else scores)}
@@ -208,7 +208,7 @@ def _differences(base: Side, others: Sequence[Side], columns: Sequence[tables.Co
                     line = [_label(side, name), cell.difference_text or "no common image", cell.verdict]
                     blocks.setdefault(f"{cell.column.test_set} {cell.column.label}", []).append(line)
     lines = [line for name, rows in blocks.items() for line in ([name, "", ""], *rows)]
-    return (tables.aligned(lines) if lines else "") + _lines(remarks)
+    return (terminal.aligned(lines) if lines else "") + _lines(remarks)
 
 
 def _pairs(side: Side, base: Side) -> dict[str, str]:

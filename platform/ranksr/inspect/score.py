@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from ranksr import listing, progress, storage
+from ranksr import listing, storage, terminal
 from ranksr.errors import UserError
 from ranksr.images import decode_photograph
 from ranksr.metrics.engine import Models, load_models, score_batch
@@ -92,11 +92,11 @@ def score_paths(
     if needing := [name for name in request.metrics if reference is None and metric_info(name).needs_reference]:
         raise UserError(f"{', '.join(needing)} compare with a reference: give --reference DIR")
     work = _with_references(_find(paths), reference)
-    jobs = jobs or progress.num_cores()
+    jobs = jobs or terminal.num_cores()
     size = max(1, min(MAX_CHUNK, len(work) // (4 * jobs)))
     chunks = [work[start : start + size] for start in range(0, len(work), size)]
     rows: list[Row] = []
-    with progress.Bar("score", len(work), "images") as bar:
+    with terminal.Bar("score", len(work), "images") as bar:
         for found in _map(chunks, request, jobs if len(work) > ALONE else 1):
             rows += found
             bar.add(len(found))
@@ -217,8 +217,7 @@ def format_table(rows: Sequence[Row], request: Request, note: str | None) -> str
     lines.append(["mean", *(_number(mean) for mean, _ in means)])
     if any(count < len(rows) for _, count in means):
         lines.append([f"scored of {len(rows)}", *(str(count) for _, count in means)])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    head, *body = ("  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in lines)
+    head, *body = terminal.aligned(lines).splitlines()
     rule = "-" * len(head)
     notes = [f"profile {request.profile}", *([note] if note else [])]
     return "\n".join([head, rule, *body[: len(rows)], rule, *body[len(rows) :], *notes])

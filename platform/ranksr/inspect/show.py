@@ -8,8 +8,8 @@ from ranksr.ablation.schedule import plan_trial
 from ranksr.ablation.study import require_evaluated
 from ranksr.config import with_overrides
 from ranksr.errors import StorageError, UserError
-from ranksr.report.tables import aligned
 from ranksr.runs import CHECKPOINTS, RESULTS, Run, Stage
+from ranksr.terminal import aligned
 
 
 class Shown:

@@ -2,17 +2,19 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from typing import TypeAlias
 
 import numpy as np
+import pandas as pd
 from scipy import special
 
 from ranksr.metrics import mean_score
 
 CONFIDENCE = 0.95
 
-Scores = Mapping[int, Mapping[str, float]]
-"""One metric on one test set: seed to image to score; NaN where an image has none."""
+Scores: TypeAlias = pd.DataFrame
+"""One metric on one test set: a row an image, by its name, a column a seed; NaN where an image has no score."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,26 +66,18 @@ def interval(values: Iterable[float]) -> Interval:
 
 def over_seeds(scores: Scores) -> Interval:
     """Interval over seeds, whose values are means over the images that have a score."""
-    return interval(interval(images.values()).mean for images in scores.values())
+    return interval(mean_score(scores[seed])[0] for seed in scores)
 
 
 def difference(scores: Scores, base: Scores) -> Difference:
     """`scores` minus `base`, paired by seed and by the images' names."""
-    seeds = sorted(scores.keys() & base.keys())
-    pairs = [(scores[seed], base[seed]) for seed in seeds] or [(_over_seeds(scores), _over_seeds(base))]
-    names = sorted({name for pair in pairs for side in pair for name in side})
-    rows = [[first.get(name, math.nan) - second.get(name, math.nan) for name in names] for first, second in pairs]
-    found = np.array(rows)
-    compared = found[:, np.isfinite(found).all(axis=0)]
+    seeds = scores.columns.intersection(base.columns)
+    sides = [each[seeds] if len(seeds) else each.mean(axis=1, skipna=False).to_frame() for each in (scores, base)]
+    found = sides[0] - sides[1]  # every image of either side; NaN where one of them has none
+    compared = found.replace([-math.inf, math.inf], math.nan).dropna()
     return Difference(
-        over_images=interval(compared.mean(axis=0)),
-        over_seeds=interval(compared.mean(axis=1)) if compared.size else interval(()),
+        over_images=interval(compared.mean(axis=1)),
+        over_seeds=interval(compared.mean(axis=0)),
         num_seeds=len(seeds),
-        num_left_out=len(names) - compared.shape[1],
+        num_left_out=len(found) - len(compared),
     )
-
-
-def _over_seeds(scores: Scores) -> dict[str, float]:
-    """Image to its mean; NaN where a seed has no score for it."""
-    names = {name for images in scores.values() for name in images}
-    return {name: sum(images.get(name, math.nan) for images in scores.values()) / len(scores) for name in names}

@@ -61,7 +61,7 @@ class Study:
 
 
 def _study(ablation: Ablation, story: Story) -> Study:
-    scores = records.scores_by_label(({**row, "seed": story.config.seed} for row in story.scores.to_pylist()), "method")
+    scores = records.scores_by_label(story.scores.to_pandas().assign(seed=story.config.seed), "method")
     return Study(
         table=summary.table(ablation, story.config),
         convergence=plots.convergence(ablation),

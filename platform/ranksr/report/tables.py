@@ -1,12 +1,13 @@
 """The report's main table: means over images, the best of each column, the paper's numbers; as CSV, Markdown, text."""
 
-import csv
 import dataclasses
-import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
+
+from ranksr import terminal
 from ranksr.config import Scoring
 from ranksr.metrics import made_of, mean_score, metric_info
 from ranksr.report import paper
@@ -103,9 +104,7 @@ def decimals(value: float) -> int:
 def results(story: Story) -> Results:
     """The main table: a row for each method of the config, a column for each test set and metric."""
     methods = story.config.evaluation.methods
-    images: dict[str, set[str]] = {}
-    for test_set, image in zip(story.scores["test_set"].to_pylist(), story.scores["image"].to_pylist(), strict=True):
-        images.setdefault(test_set, set()).add(image)
+    images = story.scores.to_pandas().groupby("test_set")["image"].nunique().to_dict()
     columns = [
         Column(
             test_set,
@@ -117,11 +116,11 @@ def results(story: Story) -> Results:
         for metric in _in_order(story.config.scoring.metrics, story.scores["metric"].to_pylist())
     ]
     found = _scores_by_cell(story)
-    by_column = [_column_cells(methods, column, found, len(images[column.test_set])) for column in columns]
+    by_column = [_column_cells(methods, column, found, images[column.test_set]) for column in columns]
     return Results(
         columns=columns,
         rows=[(method, [cells[i] for cells in by_column]) for i, method in enumerate(methods)],
-        num_images={column.test_set: len(images[column.test_set]) for column in columns},
+        num_images={column.test_set: images[column.test_set] for column in columns},
         unscored=_unscored(story),
     )
 
@@ -155,11 +154,8 @@ def per_image(story: Story) -> dict[tuple[str, str, str, str], float]:
 
 
 def _scores_by_cell(story: Story) -> CellScores:
-    found: CellScores = {}
-    for (method, test_set, _, metric), value in per_image(story).items():
-        if value is not None and not math.isnan(value):
-            found.setdefault((method, test_set, metric), []).append(value)
-    return found
+    known = story.scores.to_pandas().dropna(subset="value")
+    return dict(known.groupby(["method", "test_set", "metric"])["value"].agg(list).items())
 
 
 def _unscored(story: Story) -> list[str]:
@@ -184,20 +180,21 @@ def _in_order(wanted: Iterable[str], present: Iterable[str]) -> list[str]:
 
 def to_csv(table: Results) -> str:
     """One row per method. Full precision; empty where there is no score or no number in the paper."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    heading = ["method"]
-    for column in table.columns:
-        name = column.name + " (calibrated here)" * column.calibrated
-        heading += [name, f"{name} images"] + [f"{name} paper"] * column.has_paper
-    writer.writerow(heading)
+    rows = []
     for method, cells in table.rows:
-        line: list[Any] = [method]
+        row: dict[str, Any] = {"method": method}
         for column, cell in zip(table.columns, cells, strict=True):
-            line += ["" if math.isnan(cell.mean) else repr(cell.mean), cell.num_scored]
-            line += ["" if cell.paper is None else cell.paper] * column.has_paper
-        writer.writerow(line)
-    return out.getvalue()
+            name = column.name + " (calibrated here)" * column.calibrated
+            row |= {name: cell.mean, f"{name} images": cell.num_scored}
+            row |= {f"{name} paper": cell.paper} if column.has_paper else {}
+        rows.append(row)
+    return csv_of(rows)
+
+
+def csv_of(rows: Sequence[Mapping[str, Any]], columns: list[str] | None = None) -> str:
+    """CSV of rows at full precision; empty for None, NaN and what a row lacks. `columns`: None for the rows' own."""
+    # Objects: a column of counts with an empty cell must not become floats.
+    return pd.DataFrame(rows, columns=columns, dtype=object).to_csv(index=False, lineterminator="\n")
 
 
 def to_markdown(table: Results) -> str:
@@ -210,17 +207,7 @@ def to_markdown(table: Results) -> str:
 
 def to_text(table: Results) -> str:
     """The same table for a terminal: the best with an asterisk."""
-    return aligned(_lines(table, lambda text, best: text + "* "[not best]))
-
-
-def aligned(lines: Sequence[Sequence[str]]) -> str:
-    """Rows of equal length as columns: the first flush left, the others right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    text = ""
-    for first, *cells in lines:
-        padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        text += "  ".join([first.ljust(widths[0]), *padded]).rstrip() + "\n"
-    return text
+    return terminal.aligned(_lines(table, lambda text, best: text + "* "[not best]))
 
 
 def _lines(table: Results, mark: Callable[[str, bool], str]) -> list[list[str]]:

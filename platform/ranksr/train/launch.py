@@ -15,7 +15,7 @@ import ray.train.torch
 import torch
 from ray.train.torch import TorchTrainer
 
-from ranksr import cluster, progress, storage
+from ranksr import cluster, storage, terminal
 from ranksr.data.feed import Batch, prefetch, shard
 from ranksr.data.local_copy import LocalCopy
 from ranksr.errors import UserError
@@ -104,7 +104,7 @@ def _tune_callbacks() -> list[Any]:
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     job, place = arguments["job"], arguments["place"]
     context, compute = ray.train.get_context(), job.config.compute
-    progress.log_lines()
+    terminal.log_lines()
     logging.getLogger().setLevel(logging.WARNING)  # Train logs every report there, past its own log level
     torch.set_num_threads(compute.threads_per_worker)
     torch.manual_seed(seed_of(job))  # the same initial weights on every worker, and in every run

@@ -16,7 +16,7 @@ import pyarrow as pa
 import tifffile
 import torch
 
-from ranksr import cluster, listing, progress, storage
+from ranksr import cluster, listing, storage, terminal
 from ranksr.config import Compute
 from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
@@ -201,13 +201,13 @@ def upscale_here(photos: Sequence[Photo], order: Order, jobs: int | None = None)
     Returns the photographs that could not be read. Raises UserError where an image cannot be written.
     """
     model = load_model(order.model, order.device, order.bf16)
-    cores = progress.num_cores()
+    cores = terminal.num_cores()
     jobs = min(jobs or (1 if model.device != "cpu" else cores), max(len(photos), 1))
     if model.device == "cpu":
         torch.set_num_threads(max(1, cores // jobs))
     order = dataclasses.replace(order, tile_px=order.tile_px or model.tile_px(jobs))
     rejected: list[parts.Rejected] = []
-    with progress.Bar("upscale", len(photos), "images") as bar:
+    with terminal.Bar("upscale", len(photos), "images") as bar:
         pool = concurrent.futures.ThreadPoolExecutor(jobs)
         try:
             todo = {pool.submit(upscale_file, model, photo, order): photo for photo in photos}

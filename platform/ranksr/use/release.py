@@ -250,10 +250,8 @@ def _scores(origin: Origin) -> list[str]:
     evaluation = origin.run.recorded("evaluation") if origin.run else None
     if origin.config is None or evaluation is None or not evaluation.done:
         return []
-    values: dict[tuple[str, str, str], list[float]] = {}
-    for row in storage.read_table(evaluation.path(SCORES)).to_pylist():
-        value = float("nan") if row["value"] is None else row["value"]
-        values.setdefault((row["test_set"], row["method"], row["metric"]), []).append(value)
+    scores = storage.read_table(evaluation.path(SCORES)).to_pandas()
+    values = scores.groupby(["test_set", "method", "metric"])["value"].agg(list).to_dict()
     methods = [name for name in origin.config.evaluation.methods if name in ("bicubic", "srgan", "hr", origin.method)]
     lines = [f"## Scores\n\nProfile {origin.config.scoring.profile}; means over images, ± 95 % over them.\n"]
     for test_set in (each.name for each in origin.config.test_sets):

@@ -1,6 +1,7 @@
 """Pictures of ablations: what is drawn, and when there is nothing to draw."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
@@ -79,7 +80,8 @@ def test_figure_4_shows_the_targets_beside_srgan_and_esrgan(make_ablation, make_
     entries = [make_entry(name, settings={"ranker.target": name}) for name in targets]
     scores = {(name, 0, *key): {"a": 5.0 + i} for i, name in enumerate(targets)}
     found = make_ablation(entries, scores, name="target", varied=["ranker.target"])
-    svg = plots.targets(found, {"srgan": {key: {0: {"a": 5.5}}}, "bicubic": {key: {0: {"a": 9.0}}}})
+    references = {name: {key: pd.DataFrame({0: {"a": niqe}})} for name, niqe in (("srgan", 5.5), ("bicubic", 9.0))}
+    svg = plots.targets(found, references)
     assert all(f">{text}<" in svg for text in ("rank", "method", "5.00", "6.00", "srgan 5.50"))
     assert "bicubic" not in svg
     assert "esrgan" not in svg

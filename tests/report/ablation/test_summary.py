@@ -4,6 +4,7 @@ import csv
 import math
 
 import boto3
+import pandas as pd
 import pytest
 
 from ranksr.report import intervals, read_ablations
@@ -37,7 +38,7 @@ def test_trials_hold_their_seeds_scores_and_validation_curves(make_ablation, two
         ("off", {PIXEL: 0}, 2),
         ("on", {PIXEL: 1}, 2),
     ]
-    assert found.trials[1].scores[NIQE] == {0: {"a": 4.0, "b": 5.0}, 1: {"a": 3.0, "b": 4.0}}
+    assert found.trials[1].scores[NIQE].to_dict() == {0: {"a": 4.0, "b": 5.0}, 1: {"a": 3.0, "b": 4.0}}
     assert math.isnan(found.trials[0].scores[PSNR][0]["b"])
     curves = [each.curve for each in found.trials[0].seeds]
     assert curves == [[], [{"step": 5, "split": "val", "niqe": 7.0}]]
@@ -80,7 +81,7 @@ def test_the_table_holds_means_differences_and_verdicts(make_ablation, two_by_tw
 def test_beyond_the_noise_the_direction_of_the_metric_decides(make_config, metric, verdict):
     key = ("Set14", metric)
     (column,) = summary.columns_of(make_config(), [key])
-    base, lower = ({key: {0: {"a": level, "b": level + 1.0}}} for level in (5.0, 3.0))
+    base, lower = ({key: pd.DataFrame({0: {"a": level, "b": level + 1.0}})} for level in (5.0, 3.0))
     (cell,) = summary.cells(lower, base, [column])
     assert cell.verdict == verdict
 
@@ -159,4 +160,5 @@ def test_keys_are_shortened_where_that_tells_them_apart():
 
 def test_scores_are_sorted_by_label():
     row = {"method": "a", "test_set": "Set14", "metric": "niqe", "image": "zebra", "value": 1.0, "seed": 3}
-    assert records.scores_by_label([row], "method") == {"a": {NIQE: {3: {"zebra": 1.0}}}}
+    ((name, scores),) = records.scores_by_label(pd.DataFrame([row]), "method").items()
+    assert (name, {key: frame.to_dict() for key, frame in scores.items()}) == ("a", {NIQE: {3: {"zebra": 1.0}}})

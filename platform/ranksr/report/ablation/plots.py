@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from ranksr.metrics import mean_score
 from ranksr.report import intervals, tables
 from ranksr.report.ablation.records import Ablation, AllScores, Record, Trial
 from ranksr.report.figures import DASHES, PALETTE, legend, logged, side_by_side
@@ -88,7 +90,7 @@ def targets(ablation: Ablation, references: Mapping[str, AllScores]) -> Markup |
 
 def _draw_targets(axes: Axes, scores: Mapping[str, AllScores], test_set: str, own: int) -> None:
     """A dot for each of the first `own`, with its interval; a dashed line for each of the others."""
-    found = [(name, intervals.over_seeds(of.get((test_set, "niqe"), {}))) for name, of in scores.items()]
+    found = [(name, intervals.over_seeds(of.get((test_set, "niqe"), pd.DataFrame()))) for name, of in scores.items()]
     for i, (_, value) in enumerate(found[:own]):
         half_width = value.half_width if value.known else 0
         axes.errorbar(value.mean, i, xerr=half_width, fmt="o", markersize=6, capsize=4, color=PALETTE[0])
@@ -120,7 +122,7 @@ def sweep(ablation: Ablation) -> Markup | None:
         for (test_set, metric), scores in trial.scores.items():
             if metric in METRICS:
                 points = panels.setdefault(f"{tables.labelled(metric)} on {test_set}", [])
-                points += [(value, intervals.interval(images.values()).mean, True) for images in scores.values()]
+                points += [(value, mean_score(scores[seed])[0], True) for seed in scores]
     panels = {name: [point for point in points if np.isfinite(point[1])] for name, points in panels.items()}
     draw = [
         functools.partial(_draw_sweep, points=np.array(sorted(points)), places=np.array(values), key=key, name=name)

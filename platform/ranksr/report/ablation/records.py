@@ -1,8 +1,8 @@
 """The record of every trial in <run>/ablation/<name>/results.json, with its scores and validation curves."""
 
-from collections.abc import Iterable
 from typing import Any, Literal
 
+import pandas as pd
 import pydantic
 
 from ranksr import storage
@@ -76,6 +76,8 @@ class Results(_About):
 class Trial(_Stored):
     """All seeds of one trial."""
 
+    model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+
     name: str
     settings: dict[str, Any]
     seeds: list[Record]
@@ -111,7 +113,7 @@ def read_ablation(run_root: str, name: str) -> Ablation:
     """<run_root>/ablation/<name>."""
     found = read_results(run_root, name)
     path = storage.join(run_root, "ablation", name, SCORES_OF_TRIALS)
-    scores = scores_by_label(storage.read_table(path).to_pylist(), "trial") if storage.exists(path) else {}
+    scores = scores_by_label(storage.read_table(path).to_pandas(), "trial") if storage.exists(path) else {}
     seeds: dict[str, list[Record]] = {}
     for record in found.trials:
         seeds.setdefault(record.trial, []).append(_with_curve(run_root, found.method, record))
@@ -128,11 +130,10 @@ def _with_curve(run_root: str, method: str, record: Record) -> Record:
     return record.model_copy(update={"curve": [row for row in rows if row["split"] == "val"]})
 
 
-def scores_by_label(rows: Iterable[dict[str, Any]], label: str) -> dict[str, AllScores]:
-    """Value of the column `label` to its scores. A row has test_set, image, metric, value (null: none), seed."""
-    found: dict[str, Any] = {}
-    for row in rows:
-        seeds = found.setdefault(row[label], {}).setdefault((row["test_set"], row["metric"]), {})
-        value = float("nan") if row["value"] is None else row["value"]
-        seeds.setdefault(row["seed"], {})[row["image"]] = value
+def scores_by_label(rows: pd.DataFrame, label: str) -> dict[str, AllScores]:
+    """Value of the column `label` to its scores. `rows`: test_set, image, metric, value (NaN: none), seed."""
+    found: dict[str, AllScores] = {}
+    for key, group in rows.groupby([label, "test_set", "metric"], sort=False):
+        name, test_set, metric = map(str, key)
+        found.setdefault(name, {})[test_set, metric] = group.pivot(index="image", columns="seed", values="value")
     return found

@@ -1,12 +1,13 @@
 """An ablation as a table: means over seeds, differences to the base trial, states, the paper's numbers; and as CSV."""
 
-import csv
 import dataclasses
-import io
 import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import pandas as pd
+
+from ranksr import terminal
 from ranksr.config import Config
 from ranksr.metrics import metric_info
 from ranksr.report import intervals, paper, tables
@@ -156,7 +157,7 @@ def cells(scores: AllScores, base: AllScores, columns: Sequence[tables.Column]) 
         key = column.test_set, column.metric
         both = key in scores and key in base
         compared = intervals.difference(scores[key], base[key]) if both else None
-        found.append(Cell(column, intervals.over_seeds(scores.get(key, {})), compared))
+        found.append(Cell(column, intervals.over_seeds(scores.get(key, pd.DataFrame())), compared))
     return found
 
 
@@ -258,48 +259,49 @@ def ablation_text(ablation: Ablation, config: Config) -> str:
     for row in found.rows:
         cells = [f"{cell.text} {cell.verdict}".rstrip() for cell in row.cells]
         lines.append([row.name, *cells, "; ".join(row.not_done)])
-    return f"ablation {ablation.name}, {ablation.about} (base: {ablation.base})\n{tables.aligned(lines)}"
+    return f"ablation {ablation.name}, {ablation.about} (base: {ablation.base})\n{terminal.aligned(lines)}"
 
 
-CSV_HEADING = (
+CSV_COLUMNS = (
     *("state", "test_set", "metric", "num_seeds", "mean", "half_width_over_seeds", "base", "difference"),
-    *(
-        "difference_half_width_over_images",
-        "difference_half_width_over_seeds",
-        "num_images",
-        "images_left_out",
-        "common_seeds",
-    ),
-    *("within_noise", "paper_row", "paper_pirm_test"),
+    *("difference_half_width_over_images", "difference_half_width_over_seeds", "num_images", "images_left_out"),
+    *("common_seeds", "within_noise", "paper_row", "paper_pirm_test"),
 )
 
 
 def to_csv(found: Table) -> str:
     """A row for each trial, test set and metric, at full precision. Half widths: 95 % intervals. Empty: unknown."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(["trial", *found.ablation.varied, *CSV_HEADING])
+    rows = []
     for row, trial in zip(found.rows, found.ablation.trials, strict=True):
-        settings = [trial.settings.get(key) for key in found.ablation.varied]
-        about = [row.name, *settings, "; ".join(row.not_done) or "done"]
+        about = {"trial": row.name, **trial.settings, "state": "; ".join(row.not_done) or "done"}
         printed = dict(zip(found.paper_metrics, row.paper_scores, strict=True))
-        for cell in row.cells:
-            value, paired = cell.value, _csv_difference(cell.difference)
-            line = [cell.column.test_set, cell.column.metric, value.count, value.mean, value.half_width]
-            line += [found.ablation.base, *paired, row.paper_label, printed.get(cell.column.metric)]
-            writer.writerow([*about, *("" if _unknown(each) else each for each in line)])
-        if not row.cells:
-            writer.writerow(about)
-    return out.getvalue()
+        rows += [
+            {
+                **about,
+                "test_set": cell.column.test_set,
+                "metric": cell.column.metric,
+                "num_seeds": cell.value.count,
+                "mean": cell.value.mean,
+                "half_width_over_seeds": cell.value.half_width,
+                "base": found.ablation.base,
+                **_csv_difference(cell.difference),
+                "paper_row": row.paper_label,
+                "paper_pirm_test": printed.get(cell.column.metric),
+            }
+            for cell in row.cells
+        ] or [about]
+    return tables.csv_of(rows, ["trial", *found.ablation.varied, *CSV_COLUMNS])
 
 
-def _csv_difference(found: Difference | None) -> list[Any]:
+def _csv_difference(found: Difference | None) -> dict[str, Any]:
     if found is None:
-        return [None] * 7
-    counts = [found.over_images.count, found.num_left_out, found.num_seeds]
-    half_widths = [found.over_images.half_width, found.over_seeds.half_width]
-    return [found.over_images.mean, *half_widths, *counts, found.within_noise]
-
-
-def _unknown(value: Any) -> bool:
-    return value is None or (isinstance(value, float) and math.isnan(value))
+        return {}
+    return {
+        "difference": found.over_images.mean,
+        "difference_half_width_over_images": found.over_images.half_width,
+        "difference_half_width_over_seeds": found.over_seeds.half_width,
+        "num_images": found.over_images.count,
+        "images_left_out": found.num_left_out,
+        "common_seeds": found.num_seeds,
+        "within_noise": found.within_noise,
+    }

@@ -2,7 +2,7 @@
 
 import dataclasses
 
-from ranksr import storage
+from ranksr import storage, terminal
 from ranksr.metrics import metric_info
 from ranksr.report import tables
 from ranksr.report.rank.statistics import Bounds, Pair, Statistics
@@ -24,14 +24,14 @@ def rank_dataset_text(found: Statistics, folder: str) -> str:
     state = "" if found.done else " so far: the stage is UNFINISHED, at work or to be continued by full_pipeline"
     sections = {
         f"{folder}: {every.num_locations} locations of {found.num_images} images "
-        f"({found.num_rejected} rejected){state}": tables.aligned(split_rows(found)),
-        "Filters": tables.aligned(filter_rows(found)),
-        f"Mean {label_name(found.metric)}, lower is better": tables.aligned(mean_rows(found)),
+        f"({found.num_rejected} rejected){state}": terminal.aligned(split_rows(found)),
+        "Filters": terminal.aligned(filter_rows(found)),
+        f"Mean {label_name(found.metric)}, lower is better": terminal.aligned(mean_rows(found)),
         f"Upper bounds by {label_name(found.metric)} (Eq. 10): one fixed method (MC), the better one at each location "
-        "(MR)": tables.aligned(bound_rows(found)),
-        "Pairs": tables.aligned(pair_rows(found)),
+        "(MR)": terminal.aligned(bound_rows(found)),
+        "Pairs": terminal.aligned(pair_rows(found)),
         "Scores, locations in bins": "\n".join(_histograms(found, metric) for metric in found.edges),
-        "Where the order flips": tables.aligned(_flips(found)) if found.flips else "nowhere\n",
+        "Where the order flips": terminal.aligned(_flips(found)) if found.flips else "nowhere\n",
     }
     return "\n".join(f"{title}\n{text}" for title, text in sections.items()).rstrip()
 
@@ -99,7 +99,7 @@ def _histograms(found: Statistics, metric: str) -> str:
     lines = [[tables.METRIC_LABELS.get(metric, metric), low.ljust(len(edges) - 1 - len(high)) + high]]
     for name, counts in bins.items():
         lines.append([name, "".join(BLOCKS[-(-count * (len(BLOCKS) - 1) // most)] for count in counts)])
-    return tables.aligned([["", " " * (len(edges) - 1)], *lines]).lstrip("\n")
+    return terminal.aligned([["", " " * (len(edges) - 1)], *lines]).lstrip("\n")
 
 
 def _flips(found: Statistics) -> list[list[str]]:
