@@ -204,15 +204,38 @@ def show(root: str) -> int:
 @commands.command()
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_TRIAL...", type=click.Path())
 @click.option("--method", help="Only this method of each run; for a single run, the method to compare the others with.")
+@click.option("--html", metavar="DIR", type=click.Path(), help="Write a page that shows their pictures, too.")
 @_guarded(builds=False)
-def compare(paths: tuple[str, ...], method: str | None) -> int:
+def compare(paths: tuple[str, ...], method: str | None, html: str | None) -> int:
     """Compare scores and configs of runs, trials or ablations with those of the first, with 95 % intervals.
 
     RUN_OR_TRIAL: a run folder, RUN/ablation/NAME or RUN/ablation/NAME/TRIAL, local or s3://bucket/prefix.
     """
-    from ranksr.inspect import compare
+    from ranksr.inspect import compare, pictures
 
-    _print(compare.compare(paths, method))
+    text = compare.compare(paths, method)
+    _print(text)
+    if html:
+        print(f"page: {pictures.write_page(paths, method, html, text)}")
+    return 0
+
+
+@commands.command()
+@click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_TRIAL...", type=click.Path())
+@click.option("--image", required=True, metavar="NAME", help="A test image, e.g. baboon or Set14/baboon.")
+@click.option("--crop", metavar="Y,X,SIZE", help="Square in HR pixels (default: the one with most detail).")
+@click.option("--methods", metavar="A,B,...", help="Methods in this order (default: the last trained ones and HR).")
+@click.option("--out", required=True, metavar="FILE", type=click.Path(), help="A .png, .pdf or .svg file.")
+@_guarded(builds=False)
+def figure(paths: tuple[str, ...], image: str, crop: str | None, methods: str | None, out: str) -> int:
+    """Write one test image and an enlarged square of it by each method, as in the paper's Figure 5.
+
+    Methods of several runs or trials are named as the viewer of `compare --html` names them: RUN:METHOD, TRIAL.
+    """
+    from ranksr.inspect import pictures
+
+    pictures.figure(paths, image, crop, methods, out)
+    print(f"figure: {out}")
     return 0
 
 

@@ -147,6 +147,7 @@ def story(tmp_path_factory) -> Story:
         stages=[stage | {"results": {"niqe": 4.56789, "images": {"Set14": 2}}}],
         remarks=["NIQE's model was fitted here: values are not comparable with published ones."],
         ablations=read_ablations(run),
+        run="runs/demo",
         command="python jobs/full_pipeline.py configs/demo.yaml --run runs/demo",
     )
 

@@ -13,7 +13,8 @@ from ranksr.metrics import METRICS, made_of
 from ranksr.report import paper, tables
 from ranksr.report.ablation import records, summary
 from ranksr.report.ablation.records import Ablation, AllScores, Trial
-from ranksr.runs import RESULTS, RUN_FILE, SCORES, Run, Stage
+from ranksr.report.gallery import Source
+from ranksr.runs import PICTURES, RESULTS, RUN_FILE, SCORES, Run, Stage
 
 INSIDE = re.compile(r"(?P<run>.+)/ablation/(?P<name>[^/]+)(/(?P<trial>[^/]+))?")
 MODELS = {
@@ -45,6 +46,8 @@ class Side:
     """The paper's numbers for it, as sentences."""
     notes: list[str]
     """Further remarks, as sentences."""
+    sources: list[Source]
+    """Its pictures: of the run, or of each seed."""
 
 
 def compare(paths: Sequence[str], method: str | None = None) -> str:
@@ -55,7 +58,7 @@ def compare(paths: Sequence[str], method: str | None = None) -> str:
     with `method`, or with the first. Raises UserError for what has no scores to compare.
     """
     alone = len(paths) == 1
-    sides = [side for path in paths for side in _read(path.rstrip("/"), method, whole=alone)]
+    sides = read_sides(paths, method, whole=alone)
     if alone and len(sides[0].scores) > 1:
         sides = _methods(sides[0], method)
     base, *others = sides
@@ -72,6 +75,11 @@ def compare(paths: Sequence[str], method: str | None = None) -> str:
         ),
     }
     return "\n".join(f"{title}\n{text}" for title, text in sections.items() if text).rstrip()
+
+
+def read_sides(paths: Sequence[str], method: str | None = None, whole: bool = True) -> list[Side]:
+    """The sides of all paths. Of a run `method` alone, or with `whole` every method. Raises UserError."""
+    return [side for path in paths for side in _read(path.rstrip("/"), method, whole)]
 
 
 def _means(sides: Sequence[Side], columns: Sequence[tables.Column]) -> str:
@@ -129,7 +137,9 @@ def _run(path: str, root: str, method: str | None, whole: bool) -> Side:
         for test_set in dict.fromkeys(test_set for test_set, _ in known):
             values = {metric: value for (place, metric), value in known.items() if place == test_set}
             printed.append(f"{path}, {name}: Table 2, {test_set}: {_scores_text(values)}")
-    return Side(path, [config], scores, _of_evaluation(_depends(stage)), printed, [])
+    labels = {name: f"{path}:{name}" for name in ("lr", *scores, "hr")}
+    source = Source(stage.path(PICTURES), storage.read_table(stage.path(SCORES)).to_pandas(), labels)
+    return Side(path, [config], scores, _of_evaluation(_depends(stage)), printed, [], [source])
 
 
 def _depends(stage: Stage) -> dict[str, Any]:
@@ -171,8 +181,8 @@ def _trials(
 
 def _trial(label: str, run: str, trial: Trial, ablation: Ablation, config: Config) -> Side:
     done = sorted((each for each in trial.seeds if each.state == "done"), key=lambda each: each.seed)
-    stage = Run(run).recorded(done[0].stages.get("evaluation", "evaluation"))
-    depends = {"scoring.profile": config.scoring.profile} | (_depends(stage) if stage else {})
+    stages = [Run(run).recorded(each.stages.get("evaluation", "evaluation")) for each in done]
+    depends = {"scoring.profile": config.scoring.profile} | (_depends(stages[0]) if stages[0] else {})
     row = paper.row_of_trial(ablation.table, config, trial.seeds[0].overrides)
     metrics = dict.fromkeys(metric for _, metric in trial.scores)
     values = {metric: value for metric in metrics if row and (value := row.score(metric)) is not None}
@@ -184,7 +194,17 @@ def _trial(label: str, run: str, trial: Trial, ablation: Ablation, config: Confi
         evaluation=_of_evaluation(depends),
         printed=[printed] if values else [],
         notes=[],
+        sources=[
+            _source_of_seed(stage, ablation.method, label, seed)
+            for stage, seed in zip(stages, [f" seed {each.seed}" * (len(done) > 1) for each in done], strict=True)
+            if stage is not None
+        ],
     )
+
+
+def _source_of_seed(stage: Stage, method: str, label: str, seed: str) -> Source:
+    labels = {"lr": "lr", method: f"{label}{seed}", "hr": "hr"}
+    return Source(stage.path(PICTURES), storage.read_table(stage.path(SCORES)).to_pandas(), labels)
 
 
 def _differences(base: Side, others: Sequence[Side], columns: Sequence[tables.Column]) -> str:

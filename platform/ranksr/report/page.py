@@ -1,5 +1,6 @@
-"""Puts the page together: index.html, results.csv, results.md and a CSV for each ablation in one folder."""
+"""Puts the page together: index.html, the viewer with its pictures, tables as CSV and Markdown, all in one folder."""
 
+import base64
 import dataclasses
 import importlib.resources
 from typing import Any
@@ -10,7 +11,7 @@ from markupsafe import Markup
 
 from ranksr import __version__, storage
 from ranksr.metrics import metric_info
-from ranksr.report import crops, figures, tables
+from ranksr.report import figures, gallery, tables
 from ranksr.report.ablation import plots, records, summary
 from ranksr.report.ablation.records import Ablation
 from ranksr.report.rank import accuracy, words
@@ -18,10 +19,13 @@ from ranksr.report.story import RankerStory, Story
 
 
 def build_report(folder: str, story: Story) -> str:
-    """Write index.html (opens from disk, refers to nothing outside) and the tables beside it; return the page.
+    """Write index.html (opens from disk, refers to nothing outside the folder) and what it shows; return the page.
 
     `folder` is local or s3://bucket/prefix.
     """
+    labels = {method: method for method in ("lr", *story.config.evaluation.methods, "hr")}
+    source = gallery.Source(story.images, story.scores.to_pandas(), labels)
+    has_pictures = gallery.write_gallery(folder, [source], story.config.scoring.metrics, [story.run])
     table = tables.results(story)
     storage.write_bytes(storage.join(folder, "results.csv"), tables.to_csv(table).encode())
     storage.write_bytes(storage.join(folder, "results.md"), _markdown(story, table).encode())
@@ -30,7 +34,7 @@ def build_report(folder: str, story: Story) -> str:
         path = storage.join(folder, f"ablation_{study.table.ablation.name}.csv")
         storage.write_bytes(path, summary.to_csv(study.table).encode())
     path = storage.join(folder, "index.html")
-    storage.write_bytes(path, _html(story, table, studies).encode())
+    storage.write_bytes(path, _html(story, table, studies, has_pictures).encode())
     return path
 
 
@@ -70,15 +74,25 @@ def _study(ablation: Ablation, story: Story) -> Study:
     )
 
 
-def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
+def render(template: str, **values: Any) -> str:
+    """A template of this folder, with `css`, the look of all pages, and `version`."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     files = importlib.resources.files("ranksr.report")
-    source, css = (files.joinpath(f"page.{end}").read_text(encoding="utf-8") for end in ("html.j2", "css"))
+    source, css = (files.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css"))
+    return environment.from_string(source).render(css=Markup(css), version=__version__, **values)
+
+
+def _png_uri(png: bytes) -> str:
+    """The bytes of a PNG file inside an address."""
+    return "data:image/png;base64," + base64.b64encode(png).decode()
+
+
+def _html(story: Story, table: tables.Results, studies: list[Study], has_pictures: bool) -> str:
     drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
-    return environment.from_string(source).render(
-        css=Markup(css),
+    return render(
+        "page.html.j2",
         story=story,
         config=story.config,
         table=table,
@@ -88,9 +102,9 @@ def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
         any_paper=any(column.has_paper for column in table.columns),
         convergence=figures.convergence(story.curves),
         curves=[(stage, figure) for stage, figure in drawn if figure],
-        pictures=crops.strips(story),
+        has_pictures=has_pictures,
         words=words,
-        png_uri=crops.png_uri,
+        png_uri=_png_uri,
         accuracy=accuracy,
         rankers=[_ranker_section(ranker, several=len(story.rankers) > 1) for ranker in story.rankers],
         studies=studies,
@@ -101,7 +115,6 @@ def _html(story: Story, table: tables.Results, studies: list[Study]) -> str:
         number=tables.number,
         headings_of=_headings,
         label_of=tables.labelled,
-        version=__version__,
     )
 
 

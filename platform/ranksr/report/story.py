@@ -37,6 +37,8 @@ class Story:
     remarks: list[str]
     """Sentences that must stand next to the numbers."""
     ablations: list[Ablation]
+    run: str
+    """Folder of the run, local or s3://bucket/prefix."""
     command: str
     """The command that makes all of this again."""
     rankers: Sequence[RankerStory] = ()

@@ -1,0 +1,158 @@
+"""Pictures of runs and trials beside each other: the page of `ranksr compare --html`, and `ranksr figure`."""
+
+import dataclasses
+import difflib
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from ranksr import SCALE, images, storage
+from ranksr.errors import UserError
+from ranksr.inspect import compare
+from ranksr.metrics import metric_info
+from ranksr.report import gallery, tables
+from ranksr.report.gallery import Shot, Source
+from ranksr.report.page import render
+
+FORMATS = ("png", "pdf", "svg")
+FRAME_COLOUR = "#ff2800"
+CROPS_A_ROW = 4
+CROP_INCHES = 1.7
+DOTS_PER_INCH = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Crop:
+    """A square of the HR image: its upper left corner and its side, in pixels."""
+
+    y: int
+    x: int
+    size: int
+
+
+def write_page(paths: Sequence[str], method: str | None, folder: str, text: str) -> str:
+    """Write the viewer of all that `paths` hold into `folder`, under `text`, the comparison; return the page.
+
+    `folder` is local or s3://bucket/prefix, and works on its own. Raises UserError where there is no picture.
+    """
+    sides = compare.read_sides(paths, method)
+    folder = storage.absolute(folder)
+    if not gallery.write_gallery(folder, _sources(sides, paths), sides[0].configs[0].scoring.metrics, paths):
+        raise UserError(f"{', '.join(paths)}: the evaluations hold no pictures; run them again with `ranksr`")
+    page = storage.join(folder, "index.html")
+    storage.write_bytes(page, render("viewer.html.j2", paths=list(paths), text=text).encode())
+    return page
+
+
+def _sources(sides: Sequence[compare.Side], paths: Sequence[str]) -> list[Source]:
+    """The sources of all sides; the methods of a run alone need not be named by it."""
+    found = [source for side in sides for source in side.sources]
+    if len(paths) == len(found) == 1:
+        return [dataclasses.replace(source, labels={name: name for name in source.labels}) for source in found]
+    return found
+
+
+def figure(paths: Sequence[str], image: str, crop: str | None, methods: str | None, out: str) -> None:
+    """Write one test image with a framed square, and that square by each method: the form of the paper's Figure 5.
+
+    `image`: its name or TEST_SET/NAME; `crop`: `y,x,size` in pixels of the HR image (None: the square of most detail);
+    `methods`: labels as the viewer shows them, separated by commas (None: those it shows first); `out`: a .png, .pdf or
+    .svg, local or s3://... Raises UserError for what is not there.
+    """
+    kind = out.rpartition(".")[2].lower()
+    if kind not in FORMATS:
+        raise UserError(f"--out {out} ends in none of {', '.join('.' + each for each in FORMATS)}")
+    sides = compare.read_sides(paths)
+    sources = _sources(sides, paths)
+    shot = _named(gallery.shots(sources), image)
+    labels = gallery.labels_of([shot], sources)
+    chosen = [name.strip() for name in methods.split(",")] if methods else gallery.first_shown(labels)
+    if strange := [name for name in chosen if name not in labels]:
+        raise UserError(f"--methods {', '.join(strange)}: {shot.name} has pictures of {', '.join(labels)}")
+    whole = images.decode(storage.read_bytes(shot.reference))
+    square = _crop(crop, whole)
+    drawn = _draw(shot, whole, square, chosen, sides[0].configs[0].scoring.metrics)
+    data = io.BytesIO()
+    drawn.savefig(data, format=kind, dpi=DOTS_PER_INCH)
+    storage.write_bytes(storage.absolute(out), data.getbuffer())
+
+
+def _named(shots: Sequence[Shot], name: str) -> Shot:
+    found = [shot for shot in shots if name in (shot.name, shot.image)]
+    if not found:
+        near = difflib.get_close_matches(name, [shot.name for shot in shots], 5, cutoff=0.3)
+        known = ", ".join(near or [shot.name for shot in shots[:5]])
+        raise UserError(f"--image {name} is none of the {len(shots)} test images: e.g. {known}")
+    if len(found) > 1:
+        raise UserError(f"--image {name} is in several test sets: give {' or '.join(shot.name for shot in found)}")
+    return found[0]
+
+
+def _crop(text: str | None, hr: np.ndarray) -> Crop:
+    if text is None:
+        y, x, height, width = gallery.region_of_detail(hr)
+        return Crop(y, x, min(height, width))
+    try:
+        y, x, size = (int(word) for word in text.split(","))
+    except ValueError:
+        raise UserError(f"--crop {text} is not y,x,size: three whole numbers, in pixels of the HR image") from None
+    height, width = hr.shape[:2]
+    if size < SCALE or min(y, x) < 0 or y + size > height or x + size > width:
+        raise UserError(f"--crop {text} is not inside the image of {height} x {width} px: give y,x,size with size >= 4")
+    return Crop(y, x, size)
+
+
+def _draw(shot: Shot, whole: np.ndarray, crop: Crop, methods: Sequence[str], metrics: Sequence[str]) -> Figure:
+    rows = -(-len(methods) // CROPS_A_ROW)
+    columns = min(len(methods), CROPS_A_ROW)
+    present = {name for scores in shot.scores.values() for name in scores}
+    caption_inches = 0.2 + 0.14 * max(1, sum(name in present for name in metrics))
+    height = rows * (CROP_INCHES + caption_inches)
+    left = (height - caption_inches) * whole.shape[1] / whole.shape[0]
+    page = Figure(figsize=(left + columns * (CROP_INCHES + 0.08) + 0.1, height))
+    width = page.get_figwidth()
+    axes = page.add_axes((0.02 / width, caption_inches / height, left / width, 1 - caption_inches / height))
+    axes.imshow(whole, interpolation="antialiased")
+    axes.add_patch(Rectangle((crop.x - 0.5, crop.y - 0.5), crop.size, crop.size, fill=False, ec=FRAME_COLOUR, lw=1.2))
+    axes.set_axis_off()
+    page.text((left / 2) / width, (caption_inches - 0.06) / height, shot.name, ha="center", va="top", fontsize=8)
+    best = _best(shot, methods, metrics)
+    for number, method in enumerate(methods):
+        row, column = divmod(number, CROPS_A_ROW)
+        corner = left + 0.1 + column * (CROP_INCHES + 0.08)
+        bottom = height - (row + 1) * (CROP_INCHES + caption_inches) + caption_inches
+        axes = page.add_axes((corner / width, bottom / height, CROP_INCHES / width, CROP_INCHES / height))
+        axes.imshow(_pixels(shot.files[method], whole, crop), interpolation="nearest")
+        axes.set_axis_off()
+        centre = (corner + CROP_INCHES / 2) / width
+        page.text(centre, (bottom - 0.05) / height, method, ha="center", va="top", fontsize=8, fontweight="bold")
+        own = shot.scores.get(method, {})
+        for line, name in enumerate(name for name in metrics if name in own):
+            text = f"{tables.METRIC_LABELS.get(name, name)} {tables.number(own[name])}"
+            weight = "bold" if (method, name) in best else "normal"
+            y = (bottom - 0.18 - 0.13 * line) / height
+            page.text(centre, y, text, ha="center", va="top", fontsize=7, fontweight=weight)
+    return page
+
+
+def _pixels(path: str, whole: np.ndarray, crop: Crop) -> np.ndarray:
+    """The square of one picture; LR's pixels become squares of 4."""
+    picture = images.decode(storage.read_bytes(path))
+    factor = whole.shape[0] // picture.shape[0]
+    picture = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+    return picture[crop.y : crop.y + crop.size, crop.x : crop.x + crop.size]
+
+
+def _best(shot: Shot, methods: Sequence[str], metrics: Sequence[str]) -> set[tuple[str, str]]:
+    """(method, metric) of the best scores, HR aside."""
+    found = set()
+    for name in metrics:
+        values = {method: shot.scores[method][name] for method in methods if name in shot.scores.get(method, {})}
+        values.pop("hr", None)
+        if len(values) > 1:
+            pick = min if metric_info(name).lower_is_better else max
+            found.add((pick(values, key=values.__getitem__), name))
+    return found

@@ -1,0 +1,81 @@
+"""`ranksr compare --html` and `ranksr figure`, as commands, on a run whose pictures exist."""
+
+import json
+import shutil
+
+import pytest
+
+from ranksr import cli, images, storage
+
+
+@pytest.fixture
+def run(story, tmp_path, make_config, write_ablation, make_entry):
+    """A run with the story's evaluation, and an ablation of one trial with two seeds of the same pictures."""
+    root = str(tmp_path / "run")
+    storage.write_json(f"{root}/run.json", {"config": make_config().model_dump(mode="json")})
+    stages = ["evaluation", "ablation/stages/evaluation-0", "ablation/stages/evaluation-1"]
+    for folder in stages:
+        entry = {"stage": "evaluation", "done": True, "fingerprint": "f", "results": {}, "inputs": {}}
+        storage.write_json(f"{root}/{folder}/stage.json", entry | {"settings": {"scoring.profile": "pirm"}})
+        storage.write_table(f"{root}/{folder}/scores.parquet", story.scores)
+        shutil.copytree(story.images, f"{root}/{folder}/images")
+    entries = [make_entry("plain", seed, stages={"evaluation": stages[1 + seed]}) for seed in (0, 1)]
+    write_ablation(root, entries, {("plain", seed, "Set14", "niqe"): {"zebra": 3.0 + seed} for seed in (0, 1)})
+    return root
+
+
+def gallery_of(folder):
+    return json.loads((folder / "gallery.js").read_text(encoding="utf-8").partition("=")[2].rstrip(";\n"))
+
+
+def test_one_run_has_a_page_of_its_methods(run, tmp_path, capsys):
+    assert cli.main(["compare", run, "--html", str(tmp_path / "page")]) == 0
+    assert f"page: {tmp_path / 'page' / 'index.html'}" in capsys.readouterr().out
+    assert gallery_of(tmp_path / "page")["methods"] == ["lr", "bicubic", "srgan", "ranksrgan", "hr"]
+    assert "± 95 % over images" in (tmp_path / "page" / "index.html").read_text(encoding="utf-8")
+
+
+def test_any_seed_of_an_ablation_stands_beside_any_run(run, tmp_path):
+    assert cli.main(["compare", run, f"{run}/ablation/loss", "--html", str(tmp_path / "page")]) == 0
+    shown = gallery_of(tmp_path / "page")["methods"]
+    assert shown == ["lr", "bicubic", f"{run}:srgan", f"{run}:ranksrgan", "plain seed 0", "plain seed 1", "hr"]
+
+
+@pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
+def test_a_figure_is_written_in_the_form_of_its_name(run, tmp_path, kind):
+    out = tmp_path / f"fig5.{kind}"
+    command = ["figure", run, "--image", "Set14/zebra", "--crop", "40,60,32", "--methods", "lr,srgan,hr"]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    begins = {"png": b"\x89PNG", "pdf": b"%PDF", "svg": b"<?xml"}
+    assert out.read_bytes().startswith(begins[kind])
+
+
+def test_a_figure_shows_the_very_pixels_of_the_square(run, tmp_path):
+    out = tmp_path / "fig5.png"
+    assert (
+        cli.main(["figure", run, "--image", "zebra", "--crop", "64,32,48", "--methods", "hr", "--out", str(out)]) == 0
+    )
+    figure = images.decode(out.read_bytes())
+    hr = images.decode(storage.read_bytes(f"{run}/evaluation/images/Set14/hr/zebra.png"))[64:112, 32:80]
+    shown = {tuple(colour) for colour in figure[10:500, -520:-40].reshape(-1, 3).tolist()}
+    known = {tuple(colour) for colour in hr.reshape(-1, 3).tolist()}
+    assert shown <= known  # nearest: no colour in between
+    assert len(shown) > 0.8 * len(known)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--image", "zebre"], ["zebre", "Set14/zebra"]),
+        (["--image", "zebra", "--methods", "esrgan"], ["esrgan", "lr, bicubic, srgan, ranksrgan, hr"]),
+        (["--image", "zebra", "--crop", "1,2"], ["1,2", "y,x,size"]),
+        (["--image", "zebra", "--crop", "100,0,40"], ["100,0,40", "120 x 160"]),
+        (["--image", "zebra", "--out", "x.bmp"], ["x.bmp", ".png"]),
+    ],
+)
+def test_a_mistake_names_the_remedy(run, tmp_path, capsys, options, words):
+    out = [] if "--out" in options else ["--out", str(tmp_path / "f.png")]
+    assert cli.main(["figure", run, *options, *out]) == 2
+    said = capsys.readouterr().err
+    assert all(word in said for word in words)
+    assert said.count("\n") == 1
