@@ -23,7 +23,8 @@ import torch
 
 from ranksr import images
 from ranksr.config import Compute, Config, load_config
-from ranksr.data.feed import CropFeed, SubImages, prefetch
+from ranksr.data.feed import CropFeed, SubImages
+from ranksr.data.prefetch import prefetch
 from ranksr.data.sources import read_photo
 from ranksr.metrics.engine import Judge
 from ranksr.models import build_ranker

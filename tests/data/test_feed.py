@@ -75,20 +75,6 @@ def test_lr_and_hr_crops_show_the_same_place(store: feed.SubImages) -> None:
         assert np.abs(inner - images.to_image(lr)[3:-3, 3:-3]).max() <= 1
 
 
-def test_prefetched_batches_come_in_order() -> None:
-    assert list(feed.prefetch(lambda step: step * 10, range(3, 20), threads=3)) == [step * 10 for step in range(3, 20)]
-
-
-def test_an_error_of_a_loader_thread_reaches_the_training() -> None:
-    def broken(step: int) -> int:
-        if step == 2:
-            raise OSError("disk gone")
-        return step
-
-    with pytest.raises(OSError, match="disk gone"):
-        list(feed.prefetch(broken, range(5), threads=2))
-
-
 @pytest.fixture
 def labels(photograph: np.ndarray) -> Labels:
     """Three locations of three methods: one ordered, one tied but for one method, one without scores."""

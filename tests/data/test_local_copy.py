@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from ranksr import storage
+from ranksr.data import local_copy
 from ranksr.data.local_copy import LocalCopy
 
 ROWS, ROW_BYTES = 40, 100_000
@@ -48,6 +49,17 @@ def test_a_worker_maps_the_copy_instead_of_reading_it_into_its_memory(source: st
     table = LocalCopy("run/srgan", "1").read(source, "train")
     assert table.nbytes > ROWS // 2 * ROW_BYTES
     assert pa.total_allocated_bytes() - before < ROW_BYTES
+
+
+def test_rows_of_many_parts_share_a_batch_of_the_copy_up_to_its_size(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = LocalCopy("run/srgan", "1").read(source, "train")
+    assert one["png"].num_chunks == 1
+    monkeypatch.setattr(local_copy, "BATCH_BYTES", ROW_BYTES)
+    several = LocalCopy("run/srgan", "2").read(source, "train")
+    assert several["png"].num_chunks == 2  # a part is never divided
+    assert one.combine_chunks().equals(several.combine_chunks())
 
 
 def test_a_removed_copy_leaves_no_file_and_can_still_be_read(source: str) -> None:

@@ -3,9 +3,11 @@
 import dataclasses
 import pathlib
 import re
+import weakref
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 import ray.exceptions
 
@@ -143,6 +145,35 @@ def test_rejected_files_are_listed_and_counts_added(ray_cluster: None, tmp_path:
     assert storage.read_table(str(tmp_path / "rejected" / "rejected.parquet")).to_pylist() == [
         {"path": "/photos/bad1", "reason": "bad name"}
     ]
+
+
+class Footer:
+    """A footer of Parquet that can be counted."""
+
+    def __init__(self, footer: pyarrow.parquet.FileMetaData) -> None:
+        self.metadata, self.num_rows = footer.metadata, footer.num_rows
+
+
+def test_footers_of_a_large_folder_are_read_without_being_kept(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schema = pa.schema([("image_id", pa.string())])
+    for name, part in parts.plan(parts.describe(make_photos(*(f"{number:04d}" for number in range(400)))), 1).items():
+        content = parts.Content([{"image_id": name}] * 2, [], {"seen": 1})
+        parts.write_part(str(tmp_path), schema, part, content)
+    read, kept, most = storage.read_parquet_footer, weakref.WeakSet[Footer](), 0
+
+    def watched(path: str) -> Footer:
+        nonlocal most
+        seen = Footer(read(path))
+        kept.add(seen)
+        most = max(most, len(kept))
+        return seen
+
+    monkeypatch.setattr(storage, "read_parquet_footer", watched)
+    found = parts.collect(str(tmp_path), "skip", 0.5)
+    assert found == {"images": 400, "rejected": 0, "rows": 800, "counts": {"seen": 400}}
+    assert most <= 2 * 32 + 1
 
 
 @pytest.mark.parametrize(("on_bad", "fraction"), [("fail", 1.0), ("skip", 0.1)])

@@ -10,7 +10,7 @@ import torch
 
 from ranksr import checkpoints, storage
 from ranksr.config import Compute, Training
-from ranksr.data.feed import prefetch
+from ranksr.data.prefetch import prefetch
 from ranksr.train import journal, loop
 from ranksr.train.world import World
 

@@ -1,6 +1,7 @@
 """RankerLearner: learns an order it can see, for every target."""
 
 import pathlib
+import threading
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +12,7 @@ from ranksr import images, storage
 from ranksr.config import Config, with_overrides
 from ranksr.data.feed import PairFeed
 from ranksr.data.labels import Labels
+from ranksr.train import held_out
 from ranksr.train.journal import Place
 from ranksr.train.launch import RankerJob
 from ranksr.train.ranker import RankerLearner
@@ -62,6 +64,30 @@ def test_every_step_says_how_many_pairs_are_in_wrong_order(demo: Config, labels:
     terms = learner.update(PairFeed(labels, seed=0).batch(range(8)), 0)
     assert set(terms) == {"margin_ranking", "pair_error"}
     assert 0 <= float(terms["pair_error"]) <= 1
+
+
+def test_patches_of_the_next_validation_locations_are_decoded_while_the_ranker_scores(
+    demo: Config, labels: Labels, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ranker = RankerLearner(with_overrides(demo, ["ranker.features=4"]).ranker, labels, [], World()).ranker.eval()
+    decoded, threads, ahead = list[int](), set[int](), list[int]()
+    patch, forward = Labels.patch, ranker.forward
+
+    def seen(self: Labels, location: int, method: int) -> np.ndarray:
+        decoded.append(location)
+        threads.add(threading.get_ident())
+        return patch(self, location, method)
+
+    def scored(image: torch.Tensor) -> torch.Tensor:
+        ahead.append(len(set(decoded)))
+        return forward(image)
+
+    monkeypatch.setattr(Labels, "patch", seen)
+    monkeypatch.setattr(ranker, "forward", scored)
+    held_out.score_locations(ranker, labels, range(16), World())
+    assert threading.get_ident() not in threads
+    assert all(begun <= done + 3 for done, begun in enumerate(ahead, start=1))  # of all 16, a few
+    assert sorted(decoded) == sorted([*range(16)] * 3)
 
 
 def test_a_finished_ranker_leaves_its_scores_of_every_validation_location(

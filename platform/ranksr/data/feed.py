@@ -5,11 +5,9 @@ flip. A batch is the samples step*B .. step*B+B-1, and worker w takes its slice.
 another number of workers, sees the same samples, and there is no data position to save.
 """
 
-import collections
-import concurrent.futures
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -20,7 +18,6 @@ from ranksr import SCALE, images
 from ranksr.data.labels import Labels
 
 Batch = dict[str, torch.Tensor]
-T = TypeVar("T")
 
 
 class SubImages:
@@ -158,19 +155,3 @@ def shard(step: int, batch_size: int, worker_rank: int, num_workers: int) -> ran
     each = batch_size // num_workers
     first = step * batch_size + worker_rank * each
     return range(first, first + each)
-
-
-def prefetch(make: Callable[[int], T], steps: range, threads: int) -> Iterator[T]:
-    """make(step) for every step, in order, computed ahead by `threads` threads."""
-    with concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="loader") as pool:
-        waiting: collections.deque[concurrent.futures.Future[T]] = collections.deque()
-        try:
-            for step in steps:
-                waiting.append(pool.submit(make, step))
-                if len(waiting) > 2 * threads:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            for future in waiting:
-                future.cancel()

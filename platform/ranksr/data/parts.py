@@ -7,7 +7,6 @@ checkpointing of Data jobs loses or doubles rows (in 2.60) and Parquet writers o
 listing of files and the sink of our own.
 """
 
-import concurrent.futures
 import dataclasses
 import json
 import logging
@@ -15,16 +14,16 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet
 import ray
 import ray.data
 
 from ranksr import storage
 from ranksr.config import Data
+from ranksr.data.prefetch import prefetch
 from ranksr.data.sources import Photo
 from ranksr.errors import StorageError, UserError
 from ranksr.terminal import SECONDS_PER_LINE
@@ -322,8 +321,8 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
 
     Raises UserError naming the bad files when `on_bad` is `fail` or they are too many; the parts without them stay.
     """
-    footers = _footers(folder)
-    found = {name: read_summary(footer.metadata) for name, footer in footers.items()}
+    footers = list(_footers(folder))
+    found = {name: summary for name, summary, _ in footers}
     total = add_up(list(found.values()))
     rejected = [entry for summary in found.values() for entry in summary.rejected]
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
@@ -339,19 +338,22 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
             if summary.rejected:  # the next attempt must look at the mended files again
                 storage.delete(storage.join(folder, name))
         raise UserError(too_many(bad, total["images"], on_bad, max_bad_fraction))
-    return {**total, "rows": sum(footer.num_rows for footer in footers.values())}
+    return {**total, "rows": sum(num_rows for *_, num_rows in footers)}
 
 
 def read_summaries(folder: str) -> dict[str, "Summary"]:
     """Name of each part in a folder to its summary."""
-    return {name: read_summary(footer.metadata) for name, footer in _footers(folder).items()}
+    return {name: summary for name, summary, _ in _footers(folder)}
 
 
-def _footers(folder: str) -> dict[str, pyarrow.parquet.FileMetaData]:
-    names = storage.list_tables(folder)
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # a request each, where the folder is in S3
-        footers = pool.map(lambda name: storage.read_parquet_footer(storage.join(folder, name)), names)
-        return dict(zip(names, footers, strict=True))
+def _footers(folder: str) -> Iterator[tuple[str, "Summary", int]]:
+    """Name, summary and number of rows of each part. No footer is kept: it takes 32 KB of memory."""
+
+    def read(name: str) -> tuple[str, Summary, int]:
+        footer = storage.read_parquet_footer(storage.join(folder, name))
+        return name, read_summary(footer.metadata), footer.num_rows
+
+    return prefetch(read, storage.list_tables(folder), threads=32)  # a request each, where the folder is in S3
 
 
 def _bad(rejected: list[Rejected]) -> list[Rejected]:

@@ -11,6 +11,8 @@ from torch import nn
 
 from ranksr import images, metrics
 from ranksr.data.labels import Labels
+from ranksr.data.prefetch import prefetch
+from ranksr.train.world import World
 
 Row = dict[str, Any]
 
@@ -28,12 +30,19 @@ SCHEMA = pa.schema(
 
 
 @torch.no_grad()
-def score_locations(ranker: nn.Module, labels: Labels, locations: Sequence[int], device: str) -> list[Row]:
-    """Rows of SCHEMA. `ranker` is in eval mode and called without compilation, since sizes vary."""
-    rows = []
-    for location in locations:
+def score_locations(ranker: nn.Module, labels: Labels, locations: Sequence[int], world: World) -> list[Row]:
+    """Rows of SCHEMA. `ranker` is in eval mode and called without compilation, since sizes vary.
+
+    The loader threads decode the patches of a few locations ahead.
+    """
+
+    def read(location: int) -> torch.Tensor:
         patches = [images.to_tensor(labels.patch(location, method)) for method in range(len(labels.methods))]
-        scores = ranker.forward(torch.stack(patches).to(device)).double().cpu().tolist()
+        return torch.stack(patches)
+
+    rows, ahead = [], prefetch(read, locations, world.compute.loader_threads)
+    for location, patches in zip(locations, ahead, strict=True):
+        scores = ranker.forward(patches.to(world.device)).double().cpu().tolist()
         place = labels.places.slice(location, 1).to_pylist()[0]
         rows.append(
             {**place, "methods": list(labels.methods), "values": labels.values[location].tolist(), "scores": scores}

@@ -143,7 +143,7 @@ class RankerJob:
         world.barrier()  # the first worker has written weights.pt
         ranker = checkpoints.load_ranker(storage.join(place.folder, WEIGHTS)).to(world.device)
         own = range(world.worker_rank, len(learner.labels.values), world.num_workers)
-        rows = world.gather(held_out.score_locations(ranker, learner.labels, own, world.device))
+        rows = world.gather(held_out.score_locations(ranker, learner.labels, own, world))
         if not world.is_first:
             return {}
         rows.sort(key=lambda row: (row["image_id"], row["y"], row["x"]))

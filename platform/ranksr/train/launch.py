@@ -16,8 +16,9 @@ import torch
 from ray.train.torch import TorchTrainer
 
 from ranksr import cluster, storage, terminal
-from ranksr.data.feed import Batch, prefetch, shard
+from ranksr.data.feed import Batch, shard
 from ranksr.data.local_copy import LocalCopy
+from ranksr.data.prefetch import prefetch
 from ranksr.errors import UserError
 from ranksr.train.jobs import RankerJob, SRJob, experiment, seed_of
 from ranksr.train.journal import Place

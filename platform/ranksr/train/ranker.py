@@ -67,7 +67,7 @@ class RankerLearner:
         """srocc, pair_accuracy and score_distance of `ranker_report.summarise`, over the locations of all workers."""
         ranker = unwrap(self.ranker).eval()
         self.world.share_buffers(ranker)
-        rows = score_locations(ranker, self.labels, self.locations, self.world.device)
+        rows = score_locations(ranker, self.labels, self.locations, self.world)
         ranker.train()
         found = summarise(self.world.gather(rows), self.labels.min_gap)
         return {name: found[name] for name in RANKER_VALIDATION}
