@@ -224,18 +224,31 @@ def compare(paths: tuple[str, ...], method: str | None, html: str | None) -> int
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_TRIAL...", type=click.Path())
 @click.option("--image", required=True, metavar="NAME", help="A test image, e.g. baboon or Set14/baboon.")
 @click.option("--crop", metavar="Y,X,SIZE", help="Square in HR pixels (default: the one with most detail).")
-@click.option("--methods", metavar="A,B,...", help="Methods in this order (default: the last trained ones and HR).")
+@click.option("--methods", metavar="A,B,...", help="Methods as the viewer names them (default: the last and HR).")
 @click.option("--out", required=True, metavar="FILE", type=click.Path(), help="A .png, .pdf or .svg file.")
 @_guarded(builds=False)
 def figure(paths: tuple[str, ...], image: str, crop: str | None, methods: str | None, out: str) -> int:
-    """Write one test image and an enlarged square of it by each method, as in the paper's Figure 5.
-
-    Methods of several runs or trials are named as the viewer of `compare --html` names them: RUN:METHOD, TRIAL.
-    """
+    """Write one test image and an enlarged square of it by each method, as in the paper's Figure 5."""
     from ranksr.inspect import pictures
 
     pictures.figure(paths, image, crop, methods, out)
     print(f"figure: {out}")
+    return 0
+
+
+@commands.command()
+@click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_FOLDER...", type=click.Path())
+@click.option("--port", type=int, default=8271, show_default=True)
+@click.option("--host", metavar="H", help="Listen for others too, e.g. 0.0.0.0; prints a link with a token.")
+@_guarded(builds=False)
+def view(paths: tuple[str, ...], port: int, host: str | None) -> int:
+    """Serve a page over runs: states, curves, scores, reports and all pictures.
+
+    RUN_OR_FOLDER: a run, or a folder of runs, local or s3://bucket/prefix. Ends with Ctrl+C.
+    """
+    from ranksr.inspect import view
+
+    view.serve(paths, host, port)
     return 0
 
 

@@ -5,6 +5,7 @@ Only Figure objects, no pyplot: nothing global changes, and no window system is 
 
 import functools
 import io
+import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -176,6 +177,26 @@ def _draw_means(axes: Axes, means: Mapping[str, np.ndarray], name: str, methods:
     axes.set_xlabel(f"{name}, minus the location’s mean")
     axes.set_ylabel("score, minus the location’s mean")
     legend(axes)
+
+
+def overlaid(curves: Mapping[str, Sequence[Row]]) -> Markup | None:
+    """Validation NIQE and PSNR of many trainings, a line for each; None without any."""
+    series = {name: logged(rows, "val") for name, rows in curves.items()}
+    metrics = [metric for metric in ("niqe", "psnr") if any(metric in found for found in series.values())]
+    draw = [
+        functools.partial(_draw_overlaid, series=series, metric=metric, last=metric == metrics[-1])
+        for metric in metrics
+    ]
+    return side_by_side("Validation", f"Validation of {', '.join(series)}", draw) if draw else None
+
+
+def _draw_overlaid(axes: Axes, series: Mapping[str, Lines], metric: str, last: bool) -> None:
+    for (name, found), (dash, colour) in zip(series.items(), itertools.cycle(itertools.product(DASHES, PALETTE))):
+        axes.plot(*found.get(metric, np.empty((0, 2))).T, label=name, color=colour, linestyle=dash)
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{labelled(metric)} (validation)")
+    if last:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.02, 1), borderaxespad=0, ncols=-(-len(series) // 12))
 
 
 def _figure(title: str, panels: Mapping[str, Lines]) -> Markup:

@@ -25,6 +25,11 @@
     element.append(...children);
     return element;
   };
+  // Where labels are RUN:METHOD, what all runs' paths begin with is left out.
+  const long = gallery.methods.filter((name) => name.includes("/"));
+  let common = long.length ? long[0].slice(0, long[0].lastIndexOf("/") + 1) : "";
+  while (!long.every((name) => name.startsWith(common))) common = common.slice(0, common.slice(0, -1).lastIndexOf("/") + 1);
+  const brief = (name) => (name.startsWith(common) ? name.slice(common.length) : name);
   const image = () => byId.get(state.image);
   const ports = () => [...stage.querySelectorAll(".port")];
   const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -70,8 +75,8 @@
     const found = [["name", "name"]];
     const [first, second] = state.methods;
     for (const metric of gallery.metrics) {
-      for (const method of state.methods) found.push([`${metric.name}|${method}`, `${metric.label} of ${method}`]);
-      if (second) found.push([`${metric.name}|${second}|${first}`, `${metric.label}: ${second} − ${first}`]);
+      for (const method of state.methods) found.push([`${metric.name}|${method}`, `${metric.label} of ${brief(method)}`]);
+      if (second) found.push([`${metric.name}|${second}|${first}`, `${metric.label}: ${brief(second)} − ${brief(first)}`]);
     }
     return found;
   };
@@ -122,7 +127,7 @@
       const words = `${metric.label} ${metric.lower ? "↓" : "↑"} ${text(metric, own[metric.name])}`;
       return make(isBest ? "strong" : "span", isBest ? { title: "best of those shown" } : {}, words);
     });
-    return make("figcaption", {}, make("b", {}, method), ...lines);
+    return make("figcaption", {}, make("b", {}, brief(method)), ...lines);
   };
   const drawStage = () => {
     const { width, height } = image();
@@ -257,7 +262,7 @@
     const port = ports()[0];
     const shownPorts = ports();
     const [width, height, label] = [port.clientWidth * devicePixelRatio, port.clientHeight * devicePixelRatio, 40 * devicePixelRatio];
-    const names = state.mode === "side" ? shown() : [shown().join(state.mode === "flicker" ? ", " : " | ")];
+    const names = state.mode === "side" ? shown().map(brief) : [shown().map(brief).join(state.mode === "flicker" ? ", " : " | ")];
     const [y, x, high, wide] = region();
     const canvas = make("canvas");
     canvas.width = (shownPorts.length + 1) * width;
@@ -325,7 +330,7 @@
     "s side by side, l slider, f flicker, d difference, Space (held) the next method in flicker, [ and ] slider or gain, " +
     "w save as PNG, c the command for this figure.";
   const drawControls = () => {
-    chips.replaceChildren(...gallery.methods.map((name) => button(name, "show or hide", () => toggle(name), {
+    chips.replaceChildren(...gallery.methods.map((name) => button(brief(name), `show or hide ${name}`, () => toggle(name), {
       "aria-pressed": String(state.methods.includes(name)), disabled: !Object.hasOwn(image().files, name) && !state.methods.includes(name),
     })));
     modes.replaceChildren(...Object.entries(MODES).map(([mode, label]) => button(label, "", () => setMode(mode), { "aria-pressed": String(state.mode === mode) })));

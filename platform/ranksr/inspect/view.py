@@ -1,0 +1,224 @@
+"""`ranksr view`: a local page over runs: states, curves laid over each other, scores, reports and all pictures."""
+
+import asyncio
+import dataclasses
+import logging
+import pathlib
+import secrets
+import time
+import urllib.parse
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from ranksr import storage
+from ranksr.errors import UserError
+from ranksr.inspect import compare
+from ranksr.report import duration, figures, gallery
+from ranksr.report.page import render
+from ranksr.runs import METRICS, RUN_FILE, Run, Stage
+from ranksr.train.journal import read_metrics
+
+log = logging.getLogger(__name__)
+
+LOCAL = ("127.0.0.1", "localhost", "::1")
+TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".csv": "text/csv", ".md": "text/plain"}
+TYPES |= {".png": "image/png", ".jpg": "image/jpeg"}
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One stage of a run or of its trials, for the table of states."""
+
+    stage: str
+    state: str
+    step: str
+    """`450 of 800`; empty for what is no training."""
+    left: str
+    """Time left, estimated from the steps seen since this page was opened first."""
+
+
+class Site:
+    """What may be looked at: the named runs, and of them only what is listed here."""
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        """Raises UserError where a path is neither a run nor a folder of runs."""
+        self.roots = [root for path in paths for root in _runs_in(path)]
+        self._shown: dict[str, str] = {}  # address below /pictures/ to the stored picture
+        self._first_seen: dict[str, tuple[int, float]] = {}
+
+    def overview(self) -> str:
+        """The first page."""
+        curves: dict[str, list[dict[str, Any]]] = {}
+        runs: list[dict[str, Any]] = []
+        for number, root in enumerate(self.roots):
+            run = Run(root)
+            rows = []
+            for stage in [*run.stages(), *run.trials.stages()]:
+                name = stage.folder.removeprefix(root).strip("/")
+                found = read_metrics(stage.path(METRICS))
+                if any("niqe" in row for row in found) and (not stage.done or "/" not in name):  # trials: the report
+                    curves[f"{_name(root)}/{name}"] = found
+                rows.append(self._row(name, stage, found))
+            has_report = storage.exists(run.path("report", "index.html"))
+            runs.append(
+                {"number": number, "root": root, "rows": rows, "has_report": has_report, "scores": _scores(root)}
+            )
+        busy = any(row.state == "unfinished" for each in runs for row in each["rows"])
+        return render("view.html.j2", runs=runs, curves=figures.overlaid(curves), busy=busy)
+
+    def _row(self, name: str, stage: Stage, found: list[dict[str, Any]]) -> Row:
+        steps = _steps(stage)
+        if not found or steps is None:
+            return Row(name, stage.state, "", "")
+        step, now = max(row["step"] for row in found), time.monotonic()
+        first, begun = self._first_seen.setdefault(stage.folder, (step, now))
+        left = "" if stage.done or step <= first else duration((steps - step) * (now - begun) / (step - first))
+        return Row(name, stage.state, f"{step} of {steps}", left)
+
+    def gallery(self) -> str:
+        """gallery.js of every evaluation that is done. Remembers which pictures it names."""
+        sides = [side for root in self.roots if _is_evaluated(root) for side in compare.read_sides([root])]
+        sources = [source for side in sides for source in side.sources]
+        shown: dict[str, str] = {}
+
+        def address(place: str, path: str) -> str:
+            shown[place] = path
+            return urllib.parse.quote(place)
+
+        metrics = sides[0].configs[0].scoring.metrics if sides else ()
+        described = gallery.describe(gallery.shots(sources), sources, metrics, self.roots, address)
+        self._shown = shown
+        return gallery.script(described)
+
+    def picture(self, place: str) -> bytes | None:
+        """A picture or thumbnail that `gallery` named; None for all else."""
+        path = self._shown.get(place)
+        if path is None or not _is_inside(path, self.roots):
+            return None
+        png = storage.read_bytes(path)
+        return gallery.thumbnail(png) if place.startswith("thumbnails/") else png
+
+    def report_file(self, number: int, name: str) -> bytes | None:
+        """A file of a run's report; None for all else."""
+        if number >= len(self.roots):
+            return None
+        folder = Run(self.roots[number]).path("report")
+        path = storage.join(folder, name)
+        if name not in {each for each, _ in storage.list_files(folder)} or not _is_inside(path, self.roots):
+            return None
+        return storage.read_bytes(path)
+
+
+def _runs_in(path: str) -> list[str]:
+    root = storage.absolute(path)
+    if storage.exists(storage.join(root, RUN_FILE)):
+        return [root]
+    below = dict.fromkeys(name.partition("/")[0] for name, _ in storage.list_files(root) if "/" in name)
+    folders = [storage.join(root, each) for each in below]
+    found = [each for each in folders if storage.exists(storage.join(each, RUN_FILE))]
+    if not found:
+        raise UserError(f"{path} is no run and holds none: give a folder with run.json, or the one above it")
+    return found
+
+
+def _name(root: str) -> str:
+    return root.rstrip("/").rpartition("/")[2]
+
+
+def _is_evaluated(root: str) -> bool:
+    stage = Run(root).recorded("evaluation")
+    return stage is not None and stage.done
+
+
+def _scores(root: str) -> str:
+    return compare.compare([root]) if _is_evaluated(root) else ""
+
+
+def _steps(stage: Stage) -> int | None:
+    """Steps of a training; None for another stage."""
+    for key, value in stage.settings.items():
+        if key.endswith("train.steps") and isinstance(value, int):
+            return value
+    return None
+
+
+def _is_inside(path: str, roots: Sequence[str]) -> bool:
+    """Whether a path leads to a file of the runs once links are followed."""
+    if storage.is_remote(path):
+        return any(path.startswith(f"{root}/") for root in roots)
+    real = pathlib.Path(path).resolve()
+    return any(real.is_relative_to(pathlib.Path(root).resolve()) for root in roots if not storage.is_remote(root))
+
+
+def application(site: Site, token: str | None = None) -> web.Application:
+    """The server. `token`: asked for once in the address, then kept as a cookie; None serves this machine alone."""
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if token is None:
+            if urllib.parse.urlsplit(f"//{request.host}").hostname not in LOCAL:  # a foreign name that leads here
+                raise web.HTTPForbidden(text="this page answers 127.0.0.1 and localhost only")
+            return await handler(request)
+        given = request.query.get("token") or request.cookies.get("ranksr_token", "")
+        if not secrets.compare_digest(given.encode(), token.encode()):
+            raise web.HTTPForbidden(text="open the link with the token that `ranksr view` printed")
+        response = await handler(request)
+        response.set_cookie("ranksr_token", token, httponly=True, samesite="Strict")
+        return response
+
+    def page(make: Callable[[], str], kind: str) -> Handler:
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(text=await asyncio.to_thread(make), content_type=kind, charset="utf-8")
+
+        return answer
+
+    def file(read: Callable[[web.Request], bytes | None]) -> Handler:
+        async def answer(request: web.Request) -> web.Response:
+            data = await asyncio.to_thread(read, request)
+            if data is None:
+                raise web.HTTPNotFound
+            kind = TYPES.get(pathlib.PurePosixPath(request.match_info["name"]).suffix, "application/octet-stream")
+            return web.Response(body=data, content_type=kind)
+
+        return answer
+
+    def viewer() -> str:
+        return render("viewer.html.j2", paths=[_name(root) for root in site.roots], text="")
+
+    app = web.Application(middlewares=[guard])
+    app.add_routes(
+        [
+            web.get("/", page(site.overview, "text/html")),
+            web.get("/pictures/", page(viewer, "text/html")),
+            web.get("/pictures/gallery.js", page(site.gallery, "text/javascript")),
+            web.get("/pictures/viewer.js", page(lambda: gallery.viewer_file("viewer.js"), "text/javascript")),
+            web.get("/pictures/viewer.css", page(lambda: gallery.viewer_file("viewer.css"), "text/css")),
+            web.get("/pictures/{name:.+}", file(lambda request: site.picture(request.match_info["name"]))),
+            web.get(
+                r"/report/{number:\d+}/{name:.+}",
+                file(lambda request: site.report_file(int(request.match_info["number"]), request.match_info["name"])),
+            ),
+        ]
+    )
+    return app
+
+
+def serve(paths: Sequence[str], host: str | None, port: int) -> None:
+    """Serve until Ctrl+C. `host` None: this machine alone; another: whoever has the printed link."""
+    site = Site(paths)
+    token = None if host in (None, *LOCAL) else secrets.token_urlsafe(16)
+    shown = f"http://{host or LOCAL[0]}:{port}/" + (f"?token={token}" if token else "")
+    app = application(site, token)
+
+    async def say(_: web.Application) -> None:
+        print(f"{len(site.roots)} run{'s' * (len(site.roots) > 1)}: {shown} (Ctrl+C ends it)", flush=True)
+
+    app.on_startup.append(say)
+    try:
+        web.run_app(app, host=host or LOCAL[0], port=port, print=None)
+    except OSError as error:
+        where = f"{host or LOCAL[0]}, port {port}"
+        raise UserError(f"cannot listen at {where} ({error.strerror}): give another --port") from error
