@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import boto3
 import numpy as np
 import pandas as pd
 import pytest
@@ -113,3 +114,21 @@ def test_every_method_has_a_folder_of_its_own(labels):
     places = gallery._places(labels)
     assert len(set(places.values())) == len(labels)
     assert all("/" not in place and place.strip(".") for place in places.values())
+
+
+def test_a_gallery_of_a_bucket_is_written_into_a_bucket(s3_server, story):
+    boto3.client("s3").create_bucket(Bucket="gallery")
+    for path, _ in storage.list_files(story.images):
+        storage.write_bytes(f"s3://gallery/images/{path}", storage.read_bytes(storage.join(story.images, path)))
+    source = source_of(story, pictures="s3://gallery/images")
+    assert gallery.write_gallery("s3://gallery/page", [source], ["niqe"], ["s3://gallery/run"])
+    names = {name for name, _ in storage.list_files("s3://gallery/page")}
+    assert {
+        "gallery.js",
+        "viewer.js",
+        "viewer.css",
+        "pictures/Set14/srgan/zebra.png",
+        "thumbnails/Mine/street.jpg",
+    } <= names
+    picture = storage.read_bytes("s3://gallery/page/pictures/Set14/srgan/zebra.png")
+    assert picture == storage.read_bytes(storage.join(story.images, "Set14", "srgan", "zebra.png"))

@@ -6,6 +6,7 @@ import threading
 import urllib.error
 import urllib.request
 
+import boto3
 import pytest
 from aiohttp import web
 
@@ -168,3 +169,17 @@ def test_for_others_a_token_is_asked_for_and_kept(run):
 def test_what_is_no_run_is_named_at_the_command(tmp_path, capsys):
     assert cli.main(["view", str(tmp_path)]) == 2
     assert f"{tmp_path} is no run and holds none" in capsys.readouterr().err
+
+
+def test_a_run_in_a_bucket_is_shown_like_one_on_disk(s3_server, run):
+    boto3.client("s3").create_bucket(Bucket="runs")
+    for path, _ in storage.list_files(str(run)):
+        storage.write_bytes(f"s3://runs/first/{path}", storage.read_bytes(f"{run}/{path}"))
+    site = view.Site(["s3://runs"])
+    assert site.roots == ["s3://runs/first"]
+    assert "200 of 400" in site.overview()
+    place = re.search(r'"(pictures/Set14/[^"]+srgan/zebra\.png)"', site.gallery())
+    assert place
+    assert site.picture(place[1]) == storage.read_bytes(f"{run}/evaluation/images/Set14/srgan/zebra.png")
+    assert site.report_file(0, "index.html") == b"the report"
+    assert site.report_file(0, "../run.json") is None
