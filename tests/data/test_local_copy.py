@@ -62,6 +62,29 @@ def test_rows_of_many_parts_share_a_batch_of_the_copy_up_to_its_size(
     assert one.combine_chunks().equals(several.combine_chunks())
 
 
+def test_each_part_of_a_million_rows_is_measured_once_on_its_way_into_a_batch() -> None:
+    measured: list[int] = []
+
+    class Part:
+        """A table that notes when it is asked for its size."""
+
+        def __init__(self, number: int) -> None:
+            self.number, self.table = number, pa.table({"number": [number]})
+
+        @property
+        def nbytes(self) -> int:
+            measured.append(self.number)
+            return self.table.nbytes
+
+    def joined(parts: list[Part]) -> pa.Table:
+        return pa.Table.from_batches([batch for part in parts for batch in part.table.to_batches()])
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(local_copy.pa, "concat_tables", joined)
+        (batch,) = local_copy._batches(Part(number) for number in range(1000))
+    assert measured == batch["number"].to_pylist() == list(range(1000))
+
+
 def test_a_removed_copy_leaves_no_file_and_can_still_be_read(source: str) -> None:
     copy = LocalCopy("run/srgan", "1")
     table = copy.read(source, "val")

@@ -104,11 +104,12 @@ def _write(path: pathlib.Path, tables: Iterable[pa.Table]) -> None:
 
 def _batches(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
     """The same rows, together where they are less than BATCH_BYTES."""
-    waiting: list[pa.Table] = []
+    waiting, size = list[pa.Table](), 0
     for table in tables:
         waiting.append(table)
-        if sum(each.nbytes for each in waiting) >= BATCH_BYTES:
+        size += table.nbytes
+        if size >= BATCH_BYTES:
             yield pa.concat_tables(waiting).combine_chunks()
-            waiting = []
+            waiting, size = [], 0
     if waiting:
         yield pa.concat_tables(waiting).combine_chunks()
