@@ -64,7 +64,7 @@ class RankerLearner:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """srocc, pair_accuracy and score_distance of `ranker_report.summarise`, over the locations of all workers."""
+        """srocc, pair_accuracy and score_distance of `held_out.summarise`, over the locations of all workers."""
         ranker = unwrap(self.ranker).eval()
         self.world.share_buffers(ranker)
         rows = score_locations(ranker, self.labels, self.locations, self.world)

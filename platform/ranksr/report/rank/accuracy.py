@@ -14,7 +14,7 @@ DISTANCE = "E|SR1 − SR2|"
 
 
 def summarise(scores: pa.Table, ranker: RankerConfig) -> dict[str, Any]:
-    """`ranker_report.summarise` of the validation locations, and `images`, how many photographs they are cut from."""
+    """`held_out.summarise` of the validation locations, and `images`, how many photographs they are cut from."""
     rows = scores.to_pylist()
     return {**held_out.summarise(rows, ranker.min_gap), "images": len({row["image_id"] for row in rows})}
 
