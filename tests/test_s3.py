@@ -5,6 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import urllib.parse
 
 import boto3
 import pytest
@@ -56,7 +57,11 @@ def test_the_report_and_its_pictures_lie_in_the_bucket(said: str) -> None:
     assert f"report: {RUN}/report/index.html" in said
     page = storage.read_bytes(f"{RUN}/report/index.html").decode()
     assert "ranksrgan" in page
-    assert "data:image/" in page
+    assert 'src="gallery.js"' in page
+    shown = json.loads(storage.read_bytes(f"{RUN}/report/gallery.js").decode().partition("=")[2].rstrip(";\n"))
+    files = [place for image in shown["images"] for place in image["files"].values()]
+    assert files
+    assert {urllib.parse.unquote(place) for place in files} <= {name for name, _ in storage.list_files(f"{RUN}/report")}
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of TensorBoard's own imports
