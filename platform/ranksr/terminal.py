@@ -76,7 +76,7 @@ class Bar:
 
     def add(self, count: int) -> None:
         (task,) = self._progress.tasks
-        rate = (task.completed + count) / (time.monotonic() - self._begun)
+        rate = (task.completed + count) / max(time.monotonic() - self._begun, 1e-9)
         self._progress.update(self._task, advance=count, rate=f"{rate:.2g}/s")
         if time.monotonic() - self._said > SECONDS_PER_LINE:
             self._say()
@@ -85,7 +85,7 @@ class Bar:
         self._said = time.monotonic()
         if self._progress.disable:
             (task,) = self._progress.tasks
-            done, rate = int(task.completed), task.completed / (self._said - self._begun)
+            done, rate = int(task.completed), task.completed / max(self._said - self._begun, 1e-9)
             left = f"{(task.remaining or 0) / rate:.0f} s left" if done else "unknown time left"
             log.info("%s: %s %d/%d, %.3g/s, %s", self._label, self._unit, done, task.total, rate, left)
 

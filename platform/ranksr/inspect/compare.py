@@ -46,8 +46,16 @@ class Side:
     """The paper's numbers for it, as sentences."""
     notes: list[str]
     """Further remarks, as sentences."""
-    sources: list[Source]
-    """Its pictures: of the run, or of each seed."""
+    evaluations: list[tuple[Stage, dict[str, str]]]
+    """Evaluation of the run, or of each seed, with the label of each method on a page of pictures."""
+
+    @property
+    def sources(self) -> list[Source]:
+        """Pictures and scores of its evaluations. Read here, since only pages and figures want them."""
+        return [
+            Source(stage.path(PICTURES), storage.read_table(stage.path(SCORES)).to_pandas(), labels)
+            for stage, labels in self.evaluations
+        ]
 
 
 def compare(paths: Sequence[str], method: str | None = None) -> str:
@@ -138,8 +146,7 @@ def _run(path: str, root: str, method: str | None, whole: bool) -> Side:
             values = {metric: value for (place, metric), value in known.items() if place == test_set}
             printed.append(f"{path}, {name}: Table 2, {test_set}: {_scores_text(values)}")
     labels = {name: f"{path}:{name}" for name in ("lr", *scores, "hr")}
-    source = Source(stage.path(PICTURES), storage.read_table(stage.path(SCORES)).to_pandas(), labels)
-    return Side(path, [config], scores, _of_evaluation(_depends(stage)), printed, [], [source])
+    return Side(path, [config], scores, _of_evaluation(_depends(stage)), printed, [], [(stage, labels)])
 
 
 def _depends(stage: Stage) -> dict[str, Any]:
@@ -194,17 +201,12 @@ def _trial(label: str, run: str, trial: Trial, ablation: Ablation, config: Confi
         evaluation=_of_evaluation(depends),
         printed=[printed] if values else [],
         notes=[],
-        sources=[
-            _source_of_seed(stage, ablation.method, label, seed)
-            for stage, seed in zip(stages, [f" seed {each.seed}" * (len(done) > 1) for each in done], strict=True)
+        evaluations=[
+            (stage, {"lr": "lr", ablation.method: label + f" seed {each.seed}" * (len(done) > 1), "hr": "hr"})
+            for stage, each in zip(stages, done, strict=True)
             if stage is not None
         ],
     )
-
-
-def _source_of_seed(stage: Stage, method: str, label: str, seed: str) -> Source:
-    labels = {"lr": "lr", method: f"{label}{seed}", "hr": "hr"}
-    return Source(stage.path(PICTURES), storage.read_table(stage.path(SCORES)).to_pandas(), labels)
 
 
 def _differences(base: Side, others: Sequence[Side], columns: Sequence[tables.Column]) -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import io
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,7 +13,6 @@ from matplotlib.patches import Rectangle
 from ranksr import SCALE, images, storage
 from ranksr.errors import UserError
 from ranksr.inspect import compare
-from ranksr.metrics import metric_info
 from ranksr.report import gallery, tables
 from ranksr.report.gallery import Shot, Source
 from ranksr.report.page import render
@@ -148,11 +148,14 @@ def _pixels(path: str, whole: np.ndarray, crop: Crop) -> np.ndarray:
 
 def _best(shot: Shot, methods: Sequence[str], metrics: Sequence[str]) -> set[tuple[str, str]]:
     """(method, metric) of the best scores, HR aside."""
-    found = set()
-    for name in metrics:
-        values = {method: shot.scores[method][name] for method in methods if name in shot.scores.get(method, {})}
-        values.pop("hr", None)
-        if len(values) > 1:
-            pick = min if metric_info(name).lower_is_better else max
-            found.add((pick(values, key=values.__getitem__), name))
-    return found
+    rivals = [method for method in methods if method != "hr"]
+    return {
+        (method, name)
+        for name in metrics
+        for method, best in zip(
+            rivals,
+            tables.best_of(name, [shot.scores.get(method, {}).get(name, math.nan) for method in rivals]),
+            strict=True,
+        )
+        if best
+    }

@@ -113,7 +113,7 @@
     const { files, width, height, id } = image();
     if (!files[method]) return make("div", { class: "none" }, "no image");
     return make("img", {
-      src: files[method], alt: `${id} by ${method}`, draggable: "false", "data-method": method,
+      src: files[method], alt: `${id} by ${method}`, draggable: "false",
       style: `width:${width}px;height:${height}px`,
     });
   };
