@@ -19,6 +19,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: setup  ## the whole method on four photographs: runs/demo/report/index.html
 	$(BIN)/python jobs/full_pipeline.py configs/demo.yaml --run runs/demo
+	@echo "ask people: $(BIN)/ranksr study make runs/demo --out runs/demo_study && $(BIN)/ranksr study serve runs/demo_study"
 
 check: lint  ## lint, types and the fast tests, in under two minutes
 	$(BIN)/python -m pytest -q -n 2 -m "not ray and not slow"

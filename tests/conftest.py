@@ -1,8 +1,11 @@
 """Fixtures of all tests: the shared folder, photographs to work on, a private Ray, an S3 server on loopback."""
 
+import asyncio
 import json
 import os
 import pathlib
+import shutil
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,6 +29,7 @@ import numpy as np  # noqa: E402
 import pyarrow as pa  # noqa: E402
 import pytest  # noqa: E402
 import torch  # noqa: E402
+from aiohttp import web  # noqa: E402
 
 from ranksr import images, pipeline, storage  # noqa: E402
 from ranksr.config import Config, load_config  # noqa: E402
@@ -231,3 +235,49 @@ class MadeUp:
 @pytest.fixture
 def made_up(tmp_path: pathlib.Path, demo: Config) -> MadeUp:
     return MadeUp(str(tmp_path / "run"), demo)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium, driven by Playwright; skips the test where one of them is missing."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
+    path = shutil.which("chromium") or shutil.which("google-chrome")
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def serve_app() -> Iterator[Callable[[web.Application], str]]:
+    """Serves aiohttp applications from threads until the test ends: the address of each."""
+    stops: list[Callable[[], None]] = []
+
+    def start(application: web.Application) -> str:
+        loop, ready, found = asyncio.new_event_loop(), threading.Event(), []
+
+        async def begin() -> None:
+            runner = web.AppRunner(application)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            found.append(runner)
+            ready.set()
+
+        thread = threading.Thread(target=lambda: (loop.run_until_complete(begin()), loop.run_forever()))
+        thread.start()
+        assert ready.wait(30)
+
+        def stop() -> None:
+            asyncio.run_coroutine_threadsafe(found[0].cleanup(), loop).result(30)
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(30)
+            loop.close()
+
+        stops.append(stop)
+        return f"http://127.0.0.1:{found[0].addresses[0][1]}"
+
+    yield start
+    for stop in stops:
+        stop()

@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "platform" / "ranksr"
 
 LAYERS = [
     ("errors",),
-    ("config", "storage", "terminal", "downloads", "decoding"),
+    ("config", "storage", "terminal", "templates", "downloads", "decoding"),
     ("images", "listing"),
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),
@@ -22,8 +22,9 @@ LAYERS = [
     ("stages", "report", "preflight", "identity", "context", "scoring"),
     ("pipeline",),
     ("ablation", "session"),
-    ("inspect", "presets"),
+    ("inspect", "study", "presets"),
     ("use",),
+    ("guard",),
     ("cli",),
 ]
 """From the left, as in CONTRIBUTING.md: a module imports from the left or from its own group."""

@@ -1,21 +1,17 @@
-"""The `ranksr` command: parses, calls one function, turns a user's mistake into one line and exit code 2."""
+"""The `ranksr` command: parses and calls one function."""
 
-import functools
 import logging
 import os
-import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-from ranksr import __version__, presets, runs, terminal
-from ranksr.errors import StorageError, UserError
+from ranksr import __version__, presets
+from ranksr.guard import guarded
 
 log = logging.getLogger(__name__)
-
-Callback = Callable[..., int]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -47,50 +43,6 @@ def _run(command: click.Command, arguments: Sequence[str] | None, name: str | No
         return error.exit_code
 
 
-def _guarded(builds: bool) -> Callable[[Callback], Callback]:
-    """Exit code 2 and one line for a user's mistake, 130 after Ctrl+C; a crash keeps its traceback and exits with 1.
-
-    A command that builds nothing prints its result, which may be JSON: its log goes to standard error.
-    """
-
-    def decorate(callback: Callback) -> Callback:
-        @functools.wraps(callback)
-        def guarded(*arguments: Any, **options: Any) -> int:
-            terminal.log_lines("%(asctime)s %(message)s", to_stderr=not builds)
-            try:
-                if not builds:
-                    return callback(*arguments, **options)
-                with runs.locks:
-                    return callback(*arguments, **options)
-            except KeyboardInterrupt:
-                sys.stdout.flush()
-                print("ranksr: interrupted; finished work is kept, the same command continues", file=sys.stderr)
-                return 128 + signal.SIGINT
-            except Exception as error:
-                mistake = _mistake(error)
-                if mistake is None:
-                    raise
-                sys.stdout.flush()
-                print(f"ranksr: {mistake}", file=sys.stderr)
-                return 2
-
-        return guarded
-
-    return decorate
-
-
-def _mistake(error: BaseException | None) -> UserError | StorageError | None:
-    """The error behind an exception that the user can mend: Ray wraps what its workers raise."""
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, UserError | StorageError):
-            return error
-        failures = getattr(error, "worker_failures", None)
-        error = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error.__cause__
-        seen += 1
-    return None
-
-
 def _print(text: str) -> None:
     try:
         print(text)
@@ -110,7 +62,7 @@ INTO = click.option(
 @commands.command()
 @click.argument("folder", metavar="DIR", type=click.Path())
 @click.option("--preset", type=click.Choice(presets.names()), default="demo", show_default=True)
-@_guarded(builds=False)
+@guarded(builds=False)
 def init(folder: str, preset: str) -> int:
     """Write a config that works, with its comments, and the ablation files into DIR, for you to change and run."""
     files = presets.write(folder, preset)
@@ -123,7 +75,7 @@ def init(folder: str, preset: str) -> int:
 @CONFIG
 @OVERRIDES
 @INTO
-@_guarded(builds=True)
+@guarded(builds=True)
 def full_pipeline(config: str, overrides: tuple[str, ...], root: str | None) -> int:
     """Photographs in, report out; prints the results table."""
     from ranksr import pipeline, report, session
@@ -139,7 +91,7 @@ def full_pipeline(config: str, overrides: tuple[str, ...], root: str | None) -> 
 @CONFIG
 @OVERRIDES
 @INTO
-@_guarded(builds=True)
+@guarded(builds=True)
 def rank_dataset(config: str, overrides: tuple[str, ...], root: str | None) -> int:
     """Build the stages up to the rank datasets; prints the number of its locations."""
     from ranksr import pipeline, session
@@ -155,7 +107,7 @@ def rank_dataset(config: str, overrides: tuple[str, ...], root: str | None) -> i
 @CONFIG
 @OVERRIDES
 @INTO
-@_guarded(builds=True)
+@guarded(builds=True)
 def evaluate(config: str, overrides: tuple[str, ...], root: str | None) -> int:
     """Build the stages up to the scores; prints the table."""
     from ranksr import pipeline, report, session
@@ -171,7 +123,7 @@ def evaluate(config: str, overrides: tuple[str, ...], root: str | None) -> int:
 @click.argument("ablation", type=click.Path())
 @OVERRIDES
 @INTO
-@_guarded(builds=True)
+@guarded(builds=True)
 def ablation(config: str, ablation: str, overrides: tuple[str, ...], root: str | None) -> int:
     """Finish the run, then run every trial of an ablation file. Exit code 1 when a trial failed."""
     from ranksr import pipeline, report, session
@@ -192,7 +144,7 @@ def ablation(config: str, ablation: str, overrides: tuple[str, ...], root: str |
 
 @commands.command()
 @RUN
-@_guarded(builds=False)
+@guarded(builds=False)
 def show(root: str) -> int:
     """States, times and sizes of a run and its trials, and what a re-run would do."""
     from ranksr.inspect import show
@@ -205,7 +157,7 @@ def show(root: str) -> int:
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_TRIAL...", type=click.Path())
 @click.option("--method", help="Only this method of each run; for a single run, the method to compare the others with.")
 @click.option("--html", metavar="DIR", type=click.Path(), help="Write a page that shows their pictures, too.")
-@_guarded(builds=False)
+@guarded(builds=False)
 def compare(paths: tuple[str, ...], method: str | None, html: str | None) -> int:
     """Compare scores and configs of runs, trials or ablations with those of the first, with 95 % intervals.
 
@@ -226,7 +178,7 @@ def compare(paths: tuple[str, ...], method: str | None, html: str | None) -> int
 @click.option("--crop", metavar="Y,X,SIZE", help="Square in HR pixels (default: the one with most detail).")
 @click.option("--methods", metavar="A,B,...", help="Methods as the viewer names them (default: the last and HR).")
 @click.option("--out", required=True, metavar="FILE", type=click.Path(), help="A .png, .pdf or .svg file.")
-@_guarded(builds=False)
+@guarded(builds=False)
 def figure(paths: tuple[str, ...], image: str, crop: str | None, methods: str | None, out: str) -> int:
     """Write one test image and an enlarged square of it by each method, as in the paper's Figure 5."""
     from ranksr.inspect import pictures
@@ -240,7 +192,7 @@ def figure(paths: tuple[str, ...], image: str, crop: str | None, methods: str | 
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_FOLDER...", type=click.Path())
 @click.option("--port", type=int, default=8271, show_default=True)
 @click.option("--host", metavar="H", help="Listen for others too, e.g. 0.0.0.0; prints a link with a token.")
-@_guarded(builds=False)
+@guarded(builds=False)
 def view(paths: tuple[str, ...], port: int, host: str | None) -> int:
     """Serve a page over runs: states, curves, scores, reports and all pictures.
 
@@ -253,6 +205,51 @@ def view(paths: tuple[str, ...], port: int, host: str | None) -> int:
 
 
 @commands.group()
+def study() -> None:
+    """Ask people which pictures they like better, as in the paper's section 4.5."""
+
+
+@study.command("make")
+@RUN
+@OVERRIDES
+@click.option("--out", required=True, metavar="DIR", type=click.Path(), help="New local folder for the study.")
+@click.option("--design", metavar="FILE", type=click.Path(), help="A study.yaml (default: the paper's study).")
+@guarded(builds=False)
+def study_make(root: str, overrides: tuple[str, ...], out: str, design: str | None) -> int:
+    """Copy a run's pictures under names that tell nothing, and write what is to be asked: pairs and rankings."""
+    from ranksr.study.design import load_design
+    from ranksr.study.make import make
+
+    print(make(root, out, load_design(design, overrides)))
+    return 0
+
+
+@study.command("serve")
+@click.argument("folder", metavar="STUDY", type=click.Path())
+@click.option("--port", type=int, default=8272, show_default=True)
+@click.option("--host", metavar="H", help="Listen for others too, e.g. 0.0.0.0 (default: this machine alone).")
+@guarded(builds=False)
+def study_serve(folder: str, port: int, host: str | None) -> int:
+    """Serve the pages of a study; prints the participants' link and yours. Ends with Ctrl+C."""
+    from ranksr.study.serve import serve
+
+    serve(folder, host, port)
+    return 0
+
+
+@study.command("results")
+@click.argument("folder", metavar="STUDY", type=click.Path())
+@click.option("--out", metavar="DIR", type=click.Path(), help="Folder or s3://bucket/prefix (default: STUDY/results).")
+@guarded(builds=False)
+def study_results(folder: str, out: str | None) -> int:
+    """Evaluate the answers so far: a page, every answer as CSV and Parquet, and a section of the run's report."""
+    from ranksr.study.results import write_results
+
+    print(write_results(folder, out))
+    return 0
+
+
+@commands.group()
 def dataset() -> None:
     """Show the scores of a run's rank dataset, or export it for the authors' code."""
 
@@ -261,7 +258,7 @@ def dataset() -> None:
 @RUN
 @RANKER_OF
 @click.option("--json", "as_json", is_flag=True, help="Print the numbers as one JSON object.")
-@_guarded(builds=False)
+@guarded(builds=False)
 def dataset_show(root: str, ranker: str | None, as_json: bool) -> int:
     """Filters, wins, gaps and upper bounds (Eq. 10); of an unfinished dataset, so far."""
     from ranksr import report
@@ -277,7 +274,7 @@ def dataset_show(root: str, ranker: str | None, as_json: bool) -> int:
 @RUN
 @RANKER_OF
 @click.argument("folder", metavar="DIR", type=click.Path())
-@_guarded(builds=False)
+@guarded(builds=False)
 def dataset_export(root: str, ranker: str | None, folder: str) -> int:
     """Write patches and label files as the authors' Ranker code reads them, into a new or empty DIR."""
     from ranksr.inspect import export
@@ -300,7 +297,7 @@ def dataset_export(root: str, ranker: str | None, folder: str) -> int:
 @click.option("--jobs", type=int, metavar="N", help="Number of processes (default: one for each core).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line instead of a table.")
 @click.option("--out", metavar="FILE", type=click.Path(), help="Write a .csv or .parquet file as well.")
-@_guarded(builds=False)
+@guarded(builds=False)
 def score(
     paths: tuple[str, ...], reference: str | None, jobs: int | None, as_json: bool, out: str | None, **how: Any
 ) -> int:
@@ -327,7 +324,7 @@ def score(
 @click.option("--device", metavar="D", help="A torch device (default: the GPU where there is one).")
 @click.option("--jobs", type=int, metavar="N", help="Photographs side by side (default: one for each core).")
 @click.option("--ray", "on_ray", is_flag=True, help="Work on the cluster of RAY_ADDRESS, or a private Ray.")
-@_guarded(builds=True)
+@guarded(builds=True)
 def upscale(
     model: str,
     paths: tuple[str, ...],
@@ -356,7 +353,7 @@ def upscale(
 @click.option("--license", "license_name", metavar="NAME", help="License of the weights (default: unstated).")
 @click.option("--pth", is_flag=True, help="Write model.pth as well.")
 @click.option("--fp16", is_flag=True, help="Half precision in model.onnx.")
-@_guarded(builds=False)
+@guarded(builds=False)
 def export(model: str, out: str, license_name: str | None, pth: bool, fp16: bool) -> int:
     """Write a network as safetensors and ONNX, with a model card.
 
@@ -375,7 +372,7 @@ def config_group() -> None:
 
 @config_group.command("schema")
 @click.option("--ablation", is_flag=True, help="The schema of ablation files instead.")
-@_guarded(builds=False)
+@guarded(builds=False)
 def config_schema(ablation: bool) -> int:
     """Print the JSON schema of config files, by which editors complete and check keys."""
     from ranksr.config import reference
@@ -390,7 +387,7 @@ def config_schema(ablation: bool) -> int:
 
 
 @config_group.command("reference")
-@_guarded(builds=False)
+@guarded(builds=False)
 def config_reference() -> int:
     """Print every key with its type, default and meaning, as Markdown."""
     from ranksr.config import reference

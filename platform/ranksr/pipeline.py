@@ -325,6 +325,7 @@ def tell(context: Context) -> report.Story:
         ],
         remarks=report.remarks(context.config),
         ablations=report.read_ablations(context.run.root),
+        people=report.read_studies(context.run.root),
         run=context.run.root,
         command=shlex.join(["python", *sys.argv]),
         rankers=[_tell_ranker(context.config, name, done) for name in context.config.rankers if name in done],

@@ -36,7 +36,7 @@ SCORES, PICTURES = "scores.parquet", "images"
 """File and folder of an evaluation."""
 RESULTS, SCORES_OF_TRIALS, STOPPED = "results.json", "results.parquet", "stopped.json"
 """Files of an ablation."""
-BESIDE_STAGES = (LOCK, RUN_FILE, "report", "tensorboard", "ablation", "calibration")
+BESIDE_STAGES = (LOCK, RUN_FILE, "report", "tensorboard", "ablation", "studies", "calibration")
 """Names in a run folder beside one folder a stage; `calibration` in runs of an older ranksr."""
 STAGES = "stages"
 """Folder, in those of ablations and of TensorBoard, of the stages that trials build."""

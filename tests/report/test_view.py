@@ -1,14 +1,11 @@
 """`ranksr view`: what the pages show, and that nothing but the named runs is served."""
 
-import asyncio
 import re
-import threading
 import urllib.error
 import urllib.request
 
 import boto3
 import pytest
-from aiohttp import web
 
 from ranksr import cli, storage
 from ranksr.errors import UserError
@@ -37,37 +34,9 @@ def run(story, tmp_path, make_config):
     return root
 
 
-def serve(application):
-    """Address of a server in a thread of its own, and what ends it."""
-    loop, ready, found = asyncio.new_event_loop(), threading.Event(), []
-
-    async def start():
-        runner = web.AppRunner(application)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        found.append((runner, runner.addresses[0][1]))
-        ready.set()
-
-    thread = threading.Thread(target=lambda: (loop.run_until_complete(start()), loop.run_forever()))
-    thread.start()
-    assert ready.wait(30)
-    runner, port = found[0]
-
-    def stop():
-        asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join(30)
-        loop.close()
-
-    return f"http://127.0.0.1:{port}", stop
-
-
 @pytest.fixture
-def address(run):
-    found, stop = serve(view.application(view.Site([str(run)])))
-    yield found
-    stop()
+def address(run, serve_app):
+    return serve_app(view.application(view.Site([str(run)])))
 
 
 def get(url, **headers):
@@ -153,17 +122,14 @@ def test_another_host_name_that_leads_here_is_refused(address):
     assert get(f"{address}/", Host="localhost:1234")[0] == 200
 
 
-def test_for_others_a_token_is_asked_for_and_kept(run):
-    address, stop = serve(view.application(view.Site([str(run)]), token="right"))
-    try:
-        assert get(f"{address}/")[0] == 403
-        assert get(f"{address}/?token=wrong")[0] == 403
-        with urllib.request.urlopen(f"{address}/?token=right", timeout=60) as answer:
-            cookie = answer.headers["Set-Cookie"]
-        assert "HttpOnly" in cookie
-        assert get(f"{address}/report/0/index.html", Cookie=cookie.partition(";")[0]) == (200, b"the report")
-    finally:
-        stop()
+def test_for_others_a_token_is_asked_for_and_kept(run, serve_app):
+    address = serve_app(view.application(view.Site([str(run)]), token="right"))
+    assert get(f"{address}/")[0] == 403
+    assert get(f"{address}/?token=wrong")[0] == 403
+    with urllib.request.urlopen(f"{address}/?token=right", timeout=60) as answer:
+        cookie = answer.headers["Set-Cookie"]
+    assert "HttpOnly" in cookie
+    assert get(f"{address}/report/0/index.html", Cookie=cookie.partition(";")[0]) == (200, b"the report")
 
 
 def test_what_is_no_run_is_named_at_the_command(tmp_path, capsys):

@@ -10,21 +10,9 @@ from ranksr import images, storage
 from ranksr.report import build_report, gallery
 from ranksr.report.gallery import Source
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
 LOADED = "[...document.querySelectorAll('.port img')].every(each => each.complete && each.naturalWidth)"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        pytest.skip("needs Chromium: apt-get install chromium")
-    with sync_api.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from ranksr.errors import UserError
 from ranksr.inspect import compare
 from ranksr.report import gallery, tables
 from ranksr.report.gallery import Shot, Source
-from ranksr.report.page import render
+from ranksr.templates import render
 
 FORMATS = ("png", "pdf", "svg")
 FRAME_COLOUR = "#ff2800"

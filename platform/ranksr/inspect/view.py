@@ -16,8 +16,8 @@ from ranksr import storage
 from ranksr.errors import UserError
 from ranksr.inspect import compare
 from ranksr.report import duration, figures, gallery
-from ranksr.report.page import render
 from ranksr.runs import METRICS, RUN_FILE, Run, Stage
+from ranksr.templates import render
 from ranksr.train.journal import read_metrics
 
 log = logging.getLogger(__name__)

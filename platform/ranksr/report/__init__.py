@@ -3,6 +3,7 @@
 from ranksr.report.ablation.records import read_ablation, read_ablations
 from ranksr.report.ablation.summary import ablation_text
 from ranksr.report.page import build_report, duration, results_table_text
+from ranksr.report.people import read_studies
 from ranksr.report.rank.words import rank_dataset_json, rank_dataset_text
 from ranksr.report.story import RankerStory, Story, remarks
 
@@ -16,6 +17,7 @@ __all__ = [
     "rank_dataset_text",
     "read_ablation",
     "read_ablations",
+    "read_studies",
     "remarks",
     "results_table_text",
 ]

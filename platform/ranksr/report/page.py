@@ -2,20 +2,20 @@
 
 import base64
 import dataclasses
-import importlib.resources
+from collections.abc import Mapping
 from typing import Any
 
-import jinja2
 import yaml
 from markupsafe import Markup
 
-from ranksr import __version__, storage
+from ranksr import storage
 from ranksr.metrics import metric_info
-from ranksr.report import figures, gallery, tables
+from ranksr.report import figures, gallery, people, tables
 from ranksr.report.ablation import plots, records, summary
 from ranksr.report.ablation.records import Ablation
 from ranksr.report.rank import accuracy, words
 from ranksr.report.story import RankerStory, Story
+from ranksr.templates import render
 
 
 def build_report(folder: str, story: Story) -> str:
@@ -74,14 +74,19 @@ def _study(ablation: Ablation, story: Story) -> Study:
     )
 
 
-def render(template: str, **values: Any) -> str:
-    """A template of this folder, with `css`, the look of all pages, and `version`."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+def people_section(found: Mapping[str, Any]) -> Markup:
+    """Figures and tables of a user study's results.json, for a page."""
+    text = render(
+        "people.html.j2",
+        groups=list(found["groups"].items()),
+        figures=lambda group: [
+            (people.pair_votes(group), "Votes, with 95 % over participants (the paper’s Figure 7)"),
+            (people.rank_shares(group), "Ranks (the paper’s Figure 8)"),
+        ],
+        interval=people.interval,
+        label_of=people.metric_label,
     )
-    files = importlib.resources.files("ranksr.report")
-    source, css = (files.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css"))
-    return environment.from_string(source).render(css=Markup(css), version=__version__, **values)
+    return Markup(text)  # the template has escaped what it was given
 
 
 def _png_uri(png: bytes) -> str:
@@ -108,6 +113,7 @@ def _html(story: Story, table: tables.Results, studies: list[Study], has_picture
         accuracy=accuracy,
         rankers=[_ranker_section(ranker, several=len(story.rankers) > 1) for ranker in story.rankers],
         studies=studies,
+        asked=[(name, people_section(found)) for name, found in story.people.items()],
         noise=summary.NOISE,
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         duration=duration,

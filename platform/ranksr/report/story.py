@@ -1,7 +1,7 @@
 """Everything that the report shows, as plain values: what the pipeline hands over."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -42,6 +42,8 @@ class Story:
     command: str
     """The command that makes all of this again."""
     rankers: Sequence[RankerStory] = ()
+    people: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
+    """Name of a user study of the run to its results.json."""
 
 
 def remarks(config: Config) -> list[str]:

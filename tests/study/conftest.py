@@ -1,0 +1,72 @@
+"""A small finished run, made up, whose methods are blurred photographs, and a study of it."""
+
+import pathlib
+import shutil
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+from aiohttp import web
+
+from ranksr import images, storage
+from ranksr.study import design, make, serve
+
+BLURS = {"bicubic": 2.0, "srresnet": 1.5, "srgan": 1.0, "esrgan": 0.8, "ranksrgan": 0.6, "hr": 0.0}
+"""Standard deviation in pixels by which each method's pictures are blurred."""
+
+
+def photograph(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    small = rng.integers(0, 256, (height // 20, width // 20, 3), np.uint8)
+    texture = rng.integers(-20, 21, (height, width, 3))
+    return np.clip(cv2.resize(small, (width, height)) + texture, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory, demo) -> pathlib.Path:
+    """Six images of one test set by six methods, with NIQE that follows the blur."""
+    root = tmp_path_factory.mktemp("runs") / "made_up"
+    config = demo.model_dump(mode="json")
+    config |= {"test_sets": [{"name": "Set6", "hr": "nowhere"}]}
+    config["scoring"] |= {"ma_model": None, "metrics": ["niqe", "psnr"]}
+    storage.write_json(f"{root}/run.json", {"config": config})
+    entry = {"stage": "evaluation", "done": True, "fingerprint": "f", "results": {}, "inputs": {}, "settings": {}}
+    storage.write_json(f"{root}/evaluation/stage.json", entry)
+    rows = []
+    for seed in range(6):
+        hr = photograph(seed)
+        for method, blur in BLURS.items():
+            picture = cv2.GaussianBlur(hr, (0, 0), blur) if blur else hr
+            storage.write_bytes(f"{root}/evaluation/images/Set6/{method}/im{seed}.png", images.encode_png(picture))
+            score = {"metric": "niqe", "value": 4 + blur, "reason": None}
+            rows.append({"method": method, "test_set": "Set6", "image": f"im{seed}", **score})
+        lr = images.encode_png(images.downscale(hr))
+        storage.write_bytes(f"{root}/evaluation/images/Set6/lr/im{seed}.png", lr)
+    storage.write_table(f"{root}/evaluation/scores.parquet", pa.Table.from_pylist(rows))
+    return root
+
+
+@pytest.fixture(scope="session")
+def made(run: pathlib.Path, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The paper's study of that run; a test that serves it takes a copy."""
+    folder = tmp_path_factory.mktemp("studies") / "first"
+    make.make(str(run), str(folder), design.load_design(None))
+    return folder
+
+
+@pytest.fixture
+def study(made: pathlib.Path, tmp_path: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(made, tmp_path / "study"))
+
+
+@pytest.fixture
+def served(serve_app: Callable[[web.Application], str]) -> Callable[[pathlib.Path], tuple[str, serve.Server]]:
+    """Serves studies: (address, server)."""
+
+    def start(folder: pathlib.Path) -> tuple[str, serve.Server]:
+        server = serve.Server(str(folder))
+        return serve_app(serve.application(server)), server
+
+    return start
