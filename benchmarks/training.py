@@ -130,6 +130,7 @@ def make_learner(device: str, method: str, keys: set[str]) -> tuple[SRLearner, C
     torch.manual_seed(0)
     config = bench_config(device, "bf16" in keys)
     world = World(device=device, compute=Compute(**dict.fromkeys(keys - {"bf16"}, True)))
+    world.tune()
     chosen, judge = config.methods[method], Judge("pirm", "published", None)
     steering = None
     if chosen.uses_ranker:

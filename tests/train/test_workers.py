@@ -238,5 +238,13 @@ def test_a_discriminator_runs_forward_twice_before_one_backward_under_ddp(tmp_pa
         torch.distributed.destroy_process_group()
 
 
+def test_cudnn_searches_its_algorithms_on_a_gpu_only() -> None:
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        World(device="cpu").tune()
+        assert not torch.backends.cudnn.benchmark
+        World(device="cuda:0").tune()
+        assert torch.backends.cudnn.benchmark
+
+
 if __name__ == "__main__":
     main(*sys.argv[1:])

@@ -113,6 +113,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collective calls on Python objects take the current one
     world = World(context.get_world_rank(), context.get_world_size(), str(device), compute)
+    world.tune()
     copy = LocalCopy(place.folder, arguments["start"])
     try:
         learner, draw = job.build(world, copy)
