@@ -130,6 +130,7 @@ def make_learner(device: str, method: str, keys: set[str]) -> tuple[SRLearner, C
     torch.manual_seed(0)
     config = bench_config(device, "bf16" in keys)
     world = World(device=device, compute=Compute(**dict.fromkeys(keys - {"bf16"}, True)))
+    world.tune()
     chosen, judge = config.methods[method], Judge("pirm", "published", None)
     steering = None
     if chosen.uses_ranker:
@@ -145,7 +146,7 @@ def sub_images() -> SubImages:
     for name in PHOTOGRAPHS:
         photo = read_photo(f"skimage:{name}")
         tall = np.concatenate([photo, photo[::-1]])[:SUB_IMAGE_PX, :SUB_IMAGE_PX]
-        rows.append({"hr": images.encode_png(tall), "lr": images.encode_png(images.downscale(tall))})
+        rows.append({"image_id": name, "hr": images.encode_png(tall), "lr": images.encode_png(images.downscale(tall))})
     return SubImages(pa.Table.from_pylist(rows))
 
 

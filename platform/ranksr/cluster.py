@@ -6,9 +6,9 @@ The only file that uses undocumented parts of Ray. TRIED names the version it wa
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import ray
 import ray.exceptions
@@ -17,7 +17,8 @@ from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
 from ray.autoscaler.v2.utils import is_autoscaler_v2
 from ray.core.generated.autoscaler_pb2 import GetClusterStatusReply
 from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-from ray.train.v2._internal import constants as train_constants
+from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 from ranksr import runs, storage
@@ -152,7 +153,7 @@ def remove_orphans() -> int:
     """Remove the placement groups of Train controllers that died with their trial's process, or node; their number.
 
     Ray keeps them as long as the job runs, and the trial, started again, would wait for its own CPUs without end.
-    Train's cleaner asks the dashboard who is dead, and there may be none. The GCS knows.
+    Train's own cleaner asks the dashboard who is dead, and there may be none (see Trainer). The GCS knows.
     """
     job, found = bytes.fromhex(ray.get_runtime_context().get_job_id()), 0
     for entry in ray._private.state.state._connect_and_get_accessor().get_placement_group_table():
@@ -164,18 +165,10 @@ def remove_orphans() -> int:
     return found
 
 
-@contextlib.contextmanager
-def told_to_train() -> Iterator[None]:
-    """Tell the processes of a training that starts meanwhile which Ray is theirs.
+class Trainer(TorchTrainer):
+    """TorchTrainer without Train's PlacementGroupCleaner: a process more for each training, which asks the dashboard
+    every second whether the controller lives. A private Ray has none, and `remove_orphans` does the same."""
 
-    Train's PlacementGroupCleaner takes its address from RAY_ADDRESS or by looking around, and with a second Ray on the
-    machine it logs a traceback at every look.
-    """
-    train_constants.ENV_VARS_TO_PROPAGATE.add("RAY_ADDRESS")
-    before = os.environ.get("RAY_ADDRESS")
-    os.environ["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
-    try:
-        yield
-    finally:
-        os.environ.pop("RAY_ADDRESS")
-        os.environ.update({"RAY_ADDRESS": before} if before else {})
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]

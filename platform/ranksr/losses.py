@@ -50,7 +50,7 @@ def adversarial_generator(
 
 
 def adversarial_discriminator(real_logits: torch.Tensor, fake_logits: torch.Tensor, kind: Adversarial) -> torch.Tensor:
-    """Loss of the discriminator. Logits (N,); `fake_logits` of detached images.
+    """Loss of the discriminator. Logits (N,).
 
     vanilla: real plus fake, Eq. 8. relativistic: the mean of both, as in ESRGAN's code.
     """

@@ -82,8 +82,7 @@ def connect() -> None:
     terminal.quieten_ray_data()
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
     if not joins:
-        # With the dashboard: Train asks it whether its controllers live, and complains every second without.
-        options |= {"address": "local", "include_dashboard": True, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     elif not (job.get("py_modules") or "platform" in (job.get("env_vars") or {}).get("PYTHONPATH", "")):
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
     try:

@@ -1,5 +1,6 @@
 """SRLearner: weights decide what is built, and a resumed training is bit-equal to an uninterrupted one."""
 
+import copy
 import dataclasses
 import functools
 import pathlib
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from ranksr import checkpoints, images
+from ranksr import checkpoints, images, losses
 from ranksr.config import Compute, Config, with_overrides
 from ranksr.data.feed import Batch, shard
 from ranksr.metrics.engine import Judge
@@ -119,6 +120,50 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(config: Config, batch: 
     with pytest.raises(loop.NonFiniteLossError, match="pixel"):
         trained.update(broken, step=11)
     assert all(torch.equal(a, b) for a, b in zip(before, trained.generator.parameters(), strict=True))
+
+
+def test_a_discriminator_loss_that_is_not_finite_stops_before_either_step(
+    config: Config, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = learner(config, "srgan")
+    before = {name: value.clone() for name, value in tensors(trained.state()).items() if "running" not in name}
+    judge = losses.adversarial_discriminator
+    monkeypatch.setattr(losses, "adversarial_discriminator", lambda *logits: judge(*logits) * float("inf"))
+    with pytest.raises(loop.NonFiniteLossError, match="loss term discriminator is not finite at step 12;"):
+        trained.update(batch, step=11)
+    after = tensors(trained.state())
+    assert all(torch.equal(value, after[name]) for name, value in before.items() if "num_batches" not in name)
+
+
+def test_a_step_of_two_networks_waits_for_the_device_once(
+    config: Config, batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits = []
+    monkeypatch.setattr(World, "all", lambda self, flags: waits.append(len(flags)) or flags)
+    learner(config, "ranksrgan").update(batch, step=0)
+    assert waits == [5]  # four terms of the generator, one of the discriminator
+
+
+def test_running_statistics_of_the_discriminator_follow_real_and_fake_once_a_step_and_decide_nothing(
+    config: Config, batch: Batch
+) -> None:
+    plain, other = learner(config, "srgan"), learner(config, "srgan")
+    expected = copy.deepcopy(plain.discriminator)
+    with torch.no_grad():
+        expected(batch["hr"])
+        expected(plain.generator(batch["lr"]))
+    for name, buffer in other.discriminator.named_buffers():
+        buffer.fill_(1000 if name.endswith("num_batches_tracked") else 7.0)
+    for step in range(2):
+        plain.update(batch, step)
+        other.update(batch, step)
+        if step == 0:
+            assert all(
+                torch.equal(a, b) for a, b in zip(plain.discriminator.buffers(), expected.buffers(), strict=True)
+            )
+    for name in ("generator", "discriminator"):
+        weights = (getattr(each, name).parameters() for each in (plain, other))
+        assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
 def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(

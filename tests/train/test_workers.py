@@ -6,12 +6,13 @@ import pathlib
 import subprocess
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed
 
-from ranksr import images, storage
+from ranksr import images, losses, storage
 from ranksr.config import Compute, load_config
 from ranksr.data import sources
 from ranksr.data.feed import Batch, shard
@@ -19,7 +20,7 @@ from ranksr.metrics.engine import Judge
 from ranksr.models import build_discriminator, build_ranker
 from ranksr.train import loop
 from ranksr.train.journal import Place
-from ranksr.train.sr import SRLearner
+from ranksr.train.sr import SRLearner, update_average
 from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World, unwrap
 
@@ -38,7 +39,41 @@ NO_NORMALISATION = ["methods.ranksrgan.weights={pixel: 1, perceptual: 1, adversa
 FAST = ["compute={channels_last: true, fused_adam: true, compile: true}", "methods.ranksrgan.train.bf16=true"]
 
 
-def train(folder: str, world: World, overrides: list[str]) -> SRLearner:
+class InTwoPasses(SRLearner):
+    """The order of work of the authors' code: the discriminator judges the SR images once for each network."""
+
+    def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
+        rate, kind = loop.learning_rate(self.method.train, step), self.method.adversarial
+        hr, weights = batch["hr"], self.method.weights
+        critic = unwrap(self.discriminator).requires_grad_(False)
+        with self.world.autocast(self.method.train.bf16):
+            sr = self.generator(batch["lr"]).float()
+            terms = {
+                "pixel": weights.pixel * losses.pixel(sr.view_as(sr), hr, self.method.pixel_criterion),
+                "perceptual": weights.perceptual
+                * losses.perceptual(self.features, sr.view_as(sr), hr, self.perceptual.criterion),
+            }
+            real = critic(hr) if kind == "relativistic" else None
+            fake = critic(sr.view_as(sr))
+            terms["adversarial"] = weights.adversarial * losses.adversarial_generator(fake, real, kind)
+            terms |= self.steering.terms(sr.view_as(sr), step)
+        self._step(self.optimizer, sum(terms.values()), rate)
+        update_average(self.average, unwrap(self.generator), self.method.train.ema_decay)
+        critic.requires_grad_(True)
+        with self.world.autocast(self.method.train.bf16):
+            real, fake = self.discriminator(hr), self.discriminator(sr.detach())
+            loss = losses.adversarial_discriminator(real, fake, kind)
+        self._step(self.discriminator_optimizer, loss, rate)
+        return {name: term.detach() for name, term in {**terms, "discriminator": loss}.items()}
+
+    def _step(self, optimizer: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> None:
+        loop.set_learning_rate(optimizer, rate)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def train(folder: str, world: World, overrides: list[str], kind: type[SRLearner] = SRLearner) -> SRLearner:
     """20 steps on patches of a photograph; losses of every step in `folder`."""
     config = load_config(ROOT / "configs" / "demo.yaml", [*SMALL, *overrides])
     method = config.methods["ranksrgan"]
@@ -47,7 +82,7 @@ def train(folder: str, world: World, overrides: list[str]) -> SRLearner:
     if method.uses_ranker:
         steer = Steer(build_ranker(config.ranker), method.weights.rank_content, config.ranker.metric)
         steering = Steering({"ranker": steer}, config.rank_content_loss, world, 0)
-    learner = SRLearner(method, config.perceptual, config.discriminator, judge, world, None, steering, [])
+    learner = kind(method, config.perceptual, config.discriminator, judge, world, None, steering, [])
     photograph = sources.read_photo("skimage:astronaut")
 
     def batches(steps: range) -> Iterator[Batch]:
@@ -62,7 +97,7 @@ def train(folder: str, world: World, overrides: list[str]) -> SRLearner:
     return learner
 
 
-def main(folder: str, rank: str, overrides: str) -> None:
+def main(folder: str, rank: str, overrides: str, kind: str) -> None:
     """One of two workers; leaves what the networks are in the end."""
     if "compile: true" in overrides:
         compile_ = torch.compile
@@ -71,7 +106,7 @@ def main(folder: str, rank: str, overrides: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=int(rank), world_size=2)
     changes = json.loads(overrides)
     config = load_config(ROOT / "configs" / "demo.yaml", [*SMALL, *changes])
-    learner = train(folder, World(int(rank), 2, "cpu", config.compute), changes)
+    learner = train(folder, World(int(rank), 2, "cpu", config.compute), changes, globals()[kind])
     weights = {name: dict(unwrap(getattr(learner, name)).named_parameters()) for name in ("generator", "average")}
     if learner.discriminator is not None:
         weights["discriminator"] = dict(unwrap(learner.discriminator).named_parameters())
@@ -79,12 +114,14 @@ def main(folder: str, rank: str, overrides: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def two_workers(folder: pathlib.Path, overrides: list[str]) -> list[dict[str, dict[str, torch.Tensor]]]:
+def two_workers(
+    folder: pathlib.Path, overrides: list[str], kind: type[SRLearner] = SRLearner
+) -> list[dict[str, dict[str, torch.Tensor]]]:
     """Train on two processes; the networks of each."""
     folder.mkdir()
     processes = [
         subprocess.Popen(
-            [sys.executable, __file__, str(folder), str(rank), json.dumps(overrides)],
+            [sys.executable, __file__, str(folder), str(rank), json.dumps(overrides), kind.__name__],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -97,7 +134,7 @@ def two_workers(folder: pathlib.Path, overrides: list[str]) -> list[dict[str, di
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 
-def losses(folder: pathlib.Path) -> dict[str, list[float]]:
+def logged(folder: pathlib.Path) -> dict[str, list[float]]:
     rows = storage.read_jsonl(str(folder / "ranksrgan" / "metrics.jsonl"))
     rows = [row for row in rows if row["split"] == "train"]
     assert len(rows) == STEPS
@@ -107,11 +144,56 @@ def losses(folder: pathlib.Path) -> dict[str, list[float]]:
 def test_two_workers_have_the_losses_of_one_where_nothing_normalises_over_the_batch(tmp_path: pathlib.Path) -> None:
     train(str(tmp_path / "one"), World(compute=COMPUTE), NO_NORMALISATION)
     two_workers(tmp_path / "two", NO_NORMALISATION)
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
+    one, two = logged(tmp_path / "one"), logged(tmp_path / "two")
     assert set(one) == {"pixel", "perceptual", "learning_rate"}
     for name, values in one.items():
         assert two[name] == pytest.approx(values, rel=1e-5, abs=1e-6)
     assert len(set(one["pixel"])) == STEPS  # other images at every step
+
+
+@pytest.mark.parametrize(
+    ("adversarial", "bf16", "workers"),
+    [
+        ("vanilla", "false", 1),
+        ("vanilla", "true", 1),
+        ("relativistic", "false", 1),
+        ("relativistic", "true", 1),
+        pytest.param("vanilla", "false", 2, marks=pytest.mark.slow),
+        pytest.param("relativistic", "true", 2, marks=pytest.mark.slow),
+    ],
+)
+def test_one_pass_of_the_discriminator_for_both_networks_leaves_the_bits_of_a_pass_for_each(
+    tmp_path: pathlib.Path, adversarial: str, bf16: str, workers: int
+) -> None:
+    overrides = [f"methods.ranksrgan={{adversarial: {adversarial}, train: {{bf16: {bf16}, steps: 5}}}}"]
+    states = []
+    for kind in (SRLearner, InTwoPasses):
+        folder = tmp_path / kind.__name__
+        if workers == 1:
+            train(str(folder), World(compute=COMPUTE), overrides, kind)
+        else:
+            two_workers(folder, overrides, kind)
+        checkpoint = folder / "ranksrgan" / "checkpoints" / "step_00000005.pt"
+        states.append(tensors(torch.load(checkpoint, weights_only=True)["learner"]))
+    found, expected = states
+    assert found.keys() == expected.keys()
+    different = {name for name, value in expected.items() if not torch.equal(value, found[name])}
+    # Running statistics, which nothing reads, follow each batch once, not the SR images (relativistic: both) twice.
+    running = ("running_mean", "running_var", "num_batches_tracked")
+    assert different == {name for name in expected if name.startswith("discriminator/") and name.endswith(running)}
+
+
+def tensors(state: Any, name: str = "") -> dict[str, torch.Tensor]:
+    """Every tensor of a nested state, by its path."""
+    if isinstance(state, torch.Tensor):
+        return {name: state}
+    if not isinstance(state, dict):
+        return {}
+    return {
+        path: tensor
+        for key, value in state.items()
+        for path, tensor in tensors(value, f"{name}/{key}".lstrip("/")).items()
+    }
 
 
 @pytest.mark.slow
@@ -154,6 +236,14 @@ def test_a_discriminator_runs_forward_twice_before_one_backward_under_ddp(tmp_pa
         assert all(weight.grad is not None for weight in network.parameters())
     finally:
         torch.distributed.destroy_process_group()
+
+
+def test_cudnn_searches_its_algorithms_on_a_gpu_only() -> None:
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False):
+        World(device="cpu").tune()
+        assert not torch.backends.cudnn.benchmark
+        World(device="cuda:0").tune()
+        assert torch.backends.cudnn.benchmark
 
 
 if __name__ == "__main__":

@@ -81,10 +81,10 @@ def strided_stack(features: int) -> nn.Sequential:
 
 def head(inputs: int, hidden: int) -> nn.Sequential:
     """Two linear layers to one number."""
-    return nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(0.2), nn.Linear(hidden, 1))
+    return nn.Sequential(nn.Linear(inputs, hidden), nn.LeakyReLU(0.2, inplace=True), nn.Linear(hidden, 1))
 
 
 def _layer(inputs: int, outputs: int, kernel: int, stride: int, normalise: bool) -> list[nn.Module]:
     # A bias before batch normalisation would be subtracted again.
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=1, bias=not normalise)
-    return [conv, *([nn.BatchNorm2d(outputs)] if normalise else []), nn.LeakyReLU(0.2)]
+    return [conv, *([nn.BatchNorm2d(outputs)] if normalise else []), nn.LeakyReLU(0.2, inplace=True)]

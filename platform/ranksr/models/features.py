@@ -7,6 +7,7 @@ of it differ a hundredfold, and with values in the hundreds the other loss terms
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from ranksr import weights
 from ranksr.config import Perceptual
@@ -52,9 +53,9 @@ class Fire(nn.Module):
         self.activate = activate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        x = torch.relu(self.squeeze(x))
+        x = F.relu(self.squeeze(x), inplace=True)
         x = torch.cat((self.expand1x1(x), self.expand3x3(x)), dim=1)
-        return torch.relu(x) if self.activate else x
+        return F.relu(x, inplace=True) if self.activate else x
 
 
 def vgg19() -> nn.Sequential:
@@ -63,7 +64,7 @@ def vgg19() -> nn.Sequential:
     channels = 3
     for width in VGG19_CHANNELS:
         if width:
-            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU()]
+            layers += [nn.Conv2d(channels, width, 3, padding=1), nn.ReLU(inplace=True)]
             channels = width
         else:
             layers.append(nn.MaxPool2d(2))
@@ -77,7 +78,7 @@ def squeezenet() -> nn.Sequential:
         return nn.MaxPool2d(3, stride=2, ceil_mode=True)
 
     return nn.Sequential(
-        *(nn.Conv2d(3, 96, 7, stride=2), nn.ReLU(), pool()),
+        *(nn.Conv2d(3, 96, 7, stride=2), nn.ReLU(inplace=True), pool()),
         *(Fire(96, 16, 64), Fire(128, 16, 64), Fire(128, 32, 128), pool()),
         *(Fire(256, 32, 128), Fire(256, 48, 192), Fire(384, 48, 192), Fire(384, 64, 256), pool()),
         Fire(512, 64, 256, activate=False),

@@ -64,4 +64,4 @@ class RRDBNet(nn.Module):
 
 
 def _leaky(x: torch.Tensor) -> torch.Tensor:
-    return F.leaky_relu(x, 0.2)
+    return F.leaky_relu(x, 0.2, inplace=True)

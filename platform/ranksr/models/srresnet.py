@@ -16,7 +16,7 @@ class ResidualBlock(nn.Module):
         he_normal_(self, scale=RESIDUAL_SCALE)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(F.relu(self.conv1(x)))
+        return x + self.conv2(F.relu(self.conv1(x), inplace=True))
 
 
 class SRResNet(nn.Module):
@@ -40,9 +40,9 @@ class SRResNet(nn.Module):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         shallow = self.conv_first(lr)
         x = shallow + self.conv_body(self.body(shallow))
-        x = F.relu(F.pixel_shuffle(self.conv_up1(x), 2))
-        x = F.relu(F.pixel_shuffle(self.conv_up2(x), 2))
-        return self.conv_last(F.relu(self.conv_hr(x)))
+        x = F.relu(F.pixel_shuffle(self.conv_up1(x), 2), inplace=True)
+        x = F.relu(F.pixel_shuffle(self.conv_up2(x), 2), inplace=True)
+        return self.conv_last(F.relu(self.conv_hr(x), inplace=True))
 
 
 class MSRResNet(nn.Module):
@@ -73,4 +73,4 @@ class MSRResNet(nn.Module):
 
 
 def _leaky(x: torch.Tensor) -> torch.Tensor:
-    return F.leaky_relu(x, 0.1)
+    return F.leaky_relu(x, 0.1, inplace=True)

@@ -13,7 +13,6 @@ import ray
 import ray.train
 import ray.train.torch
 import torch
-from ray.train.torch import TorchTrainer
 
 from ranksr import cluster, storage, terminal
 from ranksr.data.feed import Batch, shard
@@ -52,9 +51,9 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     return {**results, "num_workers": compute.num_workers}
 
 
-def _trainer(job: SRJob | RankerJob, place: Place, tell_tune: bool) -> TorchTrainer:
+def _trainer(job: SRJob | RankerJob, place: Place, tell_tune: bool) -> cluster.Trainer:
     compute = job.config.compute
-    return TorchTrainer(
+    return cluster.Trainer(
         _worker,
         train_loop_config={
             "job": job,
@@ -81,14 +80,13 @@ def _trainer(job: SRJob | RankerJob, place: Place, tell_tune: bool) -> TorchTrai
     )
 
 
-def _fit(trainer: TorchTrainer) -> dict[str, Any]:
+def _fit(trainer: cluster.Trainer) -> dict[str, Any]:
     """Result of the first worker. In a thread: in the main one, Train would answer to SIGINT itself, and abort."""
     found: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
 
     def run() -> None:
         try:
-            with cluster.told_to_train():
-                found.set_result(trainer.fit().return_value)
+            found.set_result(trainer.fit().return_value)
         except BaseException as error:
             found.set_exception(error)
 
@@ -113,6 +111,7 @@ def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collective calls on Python objects take the current one
     world = World(context.get_world_rank(), context.get_world_size(), str(device), compute)
+    world.tune()
     copy = LocalCopy(place.folder, arguments["start"])
     try:
         learner, draw = job.build(world, copy)

@@ -73,25 +73,29 @@ class SRLearner:
         return unwrap(self.generator) if self.average is None else self.average
 
     def update(self, batch: Batch, step: int) -> dict[str, torch.Tensor]:
-        """One step of the generator, then one of the discriminator on the same images."""
+        """One step of the generator, then one of the discriminator on the same images, by one pass of it on them."""
         batch = self.world.move(batch)
-        hr = batch["hr"]
         if self.steering is not None:
             self.steering.refresh(unwrap(self.generator), step)
         with self.world.autocast(self.method.train.bf16):
             sr = self.generator(batch["lr"]).float()
-            terms = self._generator_terms(sr, hr, step)
-        check_finite(terms, step, self.world)
-        _step(self.optimizer, sum(terms.values()), learning_rate(self.method.train, step))
+            terms, logits = self._generator_terms(sr, batch["hr"], step)
+            against = self._discriminator_terms(logits)
+        check_finite(terms | against, step, self.world)
+        rate = learning_rate(self.method.train, step)
+        _step(self.optimizer, self.generator, sum(terms.values()), rate, keep_graph=bool(against))
         if self.average is not None:
             update_average(self.average, unwrap(self.generator), self.method.train.ema_decay)
-        logged = {name: term.detach() for name, term in terms.items()}
-        if self.discriminator is not None:
-            logged |= self._update_discriminator(sr.detach(), hr, step)
-        return logged
+        if self.discriminator is not None and self.discriminator_optimizer is not None:
+            _step(self.discriminator_optimizer, self.discriminator, against["discriminator"], rate)
+        seen = {f"d_{name}": value.detach().float().sigmoid().mean() for name, value in logits.items()}
+        return {name: term.detach() for name, term in (terms | against).items()} | seen
 
-    def _generator_terms(self, sr: torch.Tensor, hr: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        weights, terms = self.method.weights, dict[str, torch.Tensor]()
+    def _generator_terms(
+        self, sr: torch.Tensor, hr: torch.Tensor, step: int
+    ) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+        """Weighted terms, and the discriminator's logits of the photographs (`real`) and the SR images (`fake`)."""
+        weights, terms, logits = self.method.weights, dict[str, torch.Tensor](), dict[str, torch.Tensor]()
         if weights.pixel:
             terms["pixel"] = weights.pixel * losses.pixel(self._tapped(sr, "pixel"), hr, self.method.pixel_criterion)
         if self.features is not None:
@@ -99,37 +103,28 @@ class SRLearner:
                 self.features, self._tapped(sr, "perceptual"), hr, self.perceptual.criterion
             )
         if self.discriminator is not None:
-            critic = unwrap(self.discriminator).requires_grad_(False)
-            relativistic = self.method.adversarial == "relativistic"
-            real = critic(hr).detach() if relativistic else None
+            # Real and fake apart, as in the paper's code: batch norm sees each with its own statistics. The running
+            # ones follow both in turn; nothing reads them.
+            logits = {"real": self.discriminator(hr), "fake": self.discriminator(self._tapped(sr, "adversarial"))}
             terms["adversarial"] = weights.adversarial * losses.adversarial_generator(
-                critic(self._tapped(sr, "adversarial")), real, self.method.adversarial
+                logits["fake"], logits["real"], self.method.adversarial
             )
         if self.steering is not None:
             terms |= self.steering.terms(self._tapped(sr, "rank_content"), step)
-        return terms
+        return terms, logits
+
+    def _discriminator_terms(self, logits: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        if not logits:
+            return {}
+        return {
+            "discriminator": losses.adversarial_discriminator(logits["real"], logits["fake"], self.method.adversarial)
+        }
 
     def _tapped(self, sr: torch.Tensor, term: str) -> torch.Tensor:
         """The SR images as one term sees them: its gradient there is noted for `observe`."""
         seen = sr.view_as(sr)
         seen.register_hook(lambda gradient: self._gradients.update({term: gradient.detach()}))
         return seen
-
-    def _update_discriminator(self, sr: torch.Tensor, hr: torch.Tensor, step: int) -> dict[str, torch.Tensor]:
-        assert self.discriminator is not None
-        assert self.discriminator_optimizer is not None
-        unwrap(self.discriminator).requires_grad_(True)
-        # Real and fake apart, as in the paper's code: batch norm sees each with its own statistics.
-        with self.world.autocast(self.method.train.bf16):
-            real, fake = self.discriminator(hr), self.discriminator(sr)
-            loss = losses.adversarial_discriminator(real, fake, self.method.adversarial)
-        check_finite({"discriminator": loss}, step, self.world)
-        _step(self.discriminator_optimizer, loss, learning_rate(self.method.train, step))
-        return {
-            "discriminator": loss.detach(),
-            "d_real": real.detach().float().sigmoid().mean(),
-            "d_fake": fake.detach().float().sigmoid().mean(),
-        }
 
     def observe(self) -> dict[str, torch.Tensor]:
         """Gradient norms of the last update, those of each loss term at the SR images, and what `steering` saw."""
@@ -214,8 +209,11 @@ def update_average(average: nn.Module, network: nn.Module, decay: float) -> None
     lerp(list(average.parameters()), list(network.parameters()), None)
 
 
-def _step(optimizer: torch.optim.Optimizer, loss: Any, rate: float) -> None:
+def _step(
+    optimizer: torch.optim.Optimizer, network: nn.Module, loss: Any, rate: float, keep_graph: bool = False
+) -> None:
+    """One step of `network` alone, whatever else the loss depends on. `keep_graph`: another backward pass follows."""
     set_learning_rate(optimizer, rate)
     optimizer.zero_grad(set_to_none=True)
-    loss.backward()
+    loss.backward(inputs=list(network.parameters()), retain_graph=keep_graph)
     optimizer.step()

@@ -24,6 +24,12 @@ class World:
     def is_first(self) -> bool:
         return self.worker_rank == 0
 
+    def tune(self) -> None:
+        """On a GPU, let cuDNN try its algorithms at each new shape and keep the fastest: sums there have an order of
+        their own anyhow."""
+        if self.device.startswith("cuda"):
+            torch.backends.cudnn.benchmark = True
+
     def place(self, network: nn.Module) -> nn.Module:
         """The network on its device, in the memory layout and compiled as `compute` says."""
         network = network.to(self.device).to(memory_format=self._layout)  # type: ignore[call-overload]  # torch has it
