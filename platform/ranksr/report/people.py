@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from ranksr import storage
-from ranksr.report.figures import INK, PALETTE, side_by_side
+from ranksr.report.figures import INK, PALETTE, legend, side_by_side
 from ranksr.report.tables import labelled
 
 STUDIES, RESULTS = "studies", "results.json"
@@ -47,7 +47,7 @@ def _draw_votes(axes: Axes, shares: Sequence[Mapping[str, Any]]) -> None:
     axes.set_xlim(0, 100)
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
-    axes.set_xlabel("votes, %; left colour: the first method")
+    axes.set_xlabel("votes, %; blue: the first")
 
 
 def rank_shares(group: Group) -> Markup | None:
@@ -69,7 +69,7 @@ def _draw_ranks(axes: Axes, ranks: Mapping[str, Sequence[Mapping[str, Any]]]) ->
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.set_xlabel("rankings, %")
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(names), borderaxespad=0.2)
+    legend(axes)
 
 
 def interval(estimate: Mapping[str, Any], factor: float = 1, digits: int = 2) -> str:
