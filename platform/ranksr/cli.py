@@ -213,10 +213,11 @@ def compare(paths: tuple[str, ...], method: str | None, html: str | None) -> int
     """
     from ranksr.inspect import compare, pictures
 
-    text = compare.compare(paths, method)
+    sides = compare.read_sides(paths, method)
+    text = compare.text_of(sides, method)
     _print(text)
     if html:
-        print(f"page: {pictures.write_page(paths, method, html, text)}")
+        print(f"page: {pictures.write_page(sides, paths, html, text)}")
     return 0
 
 

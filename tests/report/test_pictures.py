@@ -41,6 +41,15 @@ def test_any_seed_of_an_ablation_stands_beside_any_run(run, tmp_path):
     assert shown == ["lr", "bicubic", f"{run}:srgan", f"{run}:ranksrgan", "plain seed 0", "plain seed 1", "hr"]
 
 
+def test_runs_are_read_once_and_every_method_is_shown_beside_the_one_compared(run, tmp_path, capsys, monkeypatch):
+    read, asked = storage.read_bytes, []
+    monkeypatch.setattr(storage, "read_bytes", lambda path: asked.append(path) or read(path))
+    assert cli.main(["compare", run, f"{run}/.", "--method", "srgan", "--html", str(tmp_path / "page")]) == 0
+    assert [path for path in asked if path.endswith("run.json")] == [f"{run}/run.json"] * 2
+    assert "ranksrgan" not in capsys.readouterr().out
+    assert {f"{run}:srgan", f"{run}:ranksrgan"} <= set(gallery_of(tmp_path / "page")["methods"])
+
+
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])
 def test_a_figure_is_written_in_the_form_of_its_name(run, tmp_path, kind):
     out = tmp_path / f"fig5.{kind}"

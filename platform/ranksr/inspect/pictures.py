@@ -33,12 +33,11 @@ class Crop:
     size: int
 
 
-def write_page(paths: Sequence[str], method: str | None, folder: str, text: str) -> str:
-    """Write the viewer of all that `paths` hold into `folder`, under `text`, the comparison; return the page.
+def write_page(sides: Sequence[compare.Side], paths: Sequence[str], folder: str, text: str) -> str:
+    """Write the viewer of the sides, those of `paths`, into `folder`, over `text`, the comparison; return the page.
 
     `folder` is local or s3://bucket/prefix, and works on its own. Raises UserError where there is no picture.
     """
-    sides = compare.read_sides(paths, method)
     folder = storage.absolute(folder)
     if not gallery.write_gallery(folder, _sources(sides, paths), sides[0].configs[0].scoring.metrics, paths):
         raise UserError(f"{', '.join(paths)}: the evaluations hold no pictures; run them again with `ranksr`")
