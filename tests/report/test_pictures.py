@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import urllib.parse
 
 import pytest
 
@@ -48,6 +49,34 @@ def test_runs_are_read_once_and_every_method_is_shown_beside_the_one_compared(ru
     assert [path for path in asked if path.endswith("run.json")] == [f"{run}/run.json"] * 2
     assert "ranksrgan" not in capsys.readouterr().out
     assert {f"{run}:srgan", f"{run}:ranksrgan"} <= set(gallery_of(tmp_path / "page")["methods"])
+
+
+def test_any_kept_step_of_any_training_stands_beside_any_other(run, tmp_path, capsys, keep_pictures):
+    trial = f"{run}/ablation/loss/plain"
+    assert cli.main(["compare", run, "--html", str(tmp_path / "page"), "--validation"]) == 2
+    assert "no picture of a validation was kept yet (no training has begun)" in capsys.readouterr().err
+    training = {"stage": "ranksrgan", "done": False, "fingerprint": "f", "results": {}, "inputs": {}, "settings": {}}
+    results = storage.read_json(f"{run}/ablation/loss/results.json")
+    for seed, entry in enumerate(results["trials"]):
+        entry["stages"]["ranksrgan"] = f"ablation/stages/ranksrgan-{seed}"
+    storage.write_json(f"{run}/ablation/loss/results.json", results)
+    for folder, steps in (("ranksrgan", (10, 20)), ("ablation/stages/ranksrgan-0", (20,)), ("srgan", ())):
+        storage.write_json(f"{run}/{folder}/stage.json", training)  # not done: a training need not have ended
+        keep_pictures(f"{run}/{folder}", *steps)
+    assert cli.main(["compare", run, trial, "--html", str(tmp_path / "page"), "--validation"]) == 0
+    assert capsys.readouterr().out == f"page: {tmp_path / 'page' / 'index.html'}\n"
+    shown = gallery_of(tmp_path / "page")
+    trained = [f"{run}:ranksrgan@10", f"{run}:ranksrgan@20", f"{trial} seed 0@20"]
+    assert shown["methods"] == ["lr", "bicubic", *trained, "hr"]
+    assert [each["id"] for each in shown["images"]] == ["validation/photo_0_0_0", "validation/photo_1_0_0"]
+    kept = storage.read_bytes(f"{run}/ablation/stages/ranksrgan-0/images/validation/step_00000020/photo_0_0_0.png")
+    assert (tmp_path / "page" / urllib.parse.unquote(shown["images"][0]["files"][trained[2]])).read_bytes() == kept
+    out = str(tmp_path / "figure.png")
+    methods = ",".join(trained)
+    command = ["figure", *shown["sources"], "--image", "photo_0_0_0", "--methods", methods, "--out", out]
+    assert cli.main(command) == 0
+    assert cli.main(["compare", run, "--validation"]) == 2
+    assert "give --html DIR" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["png", "pdf", "svg"])

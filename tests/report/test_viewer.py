@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ranksr import images, storage
+from ranksr import cli, images, storage
 from ranksr.report import build_report, gallery
 from ranksr.report.gallery import Source
 
@@ -172,6 +172,32 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address):
     opened.goto(address)
     opened.wait_for_function(LOADED)
     assert opened.locator(".viewer").evaluate("each => each.scrollWidth <= each.clientWidth")
+    opened.close()
+
+
+def test_the_steps_of_a_training_have_a_row_and_stand_beside_those_of_another(
+    browser, tmp_path, make_config, keep_pictures
+):
+    run = tmp_path / "run"
+    storage.write_json(f"{run}/run.json", {"config": make_config().model_dump(mode="json")})
+    entry = {"done": False, "fingerprint": "f", "results": {}, "inputs": {}, "settings": {}}
+    for name in ("srgan", "ranksrgan"):
+        storage.write_json(f"{run}/{name}/stage.json", entry | {"stage": name})
+        keep_pictures(f"{run}/{name}", 10, 400)
+    assert cli.main(["compare", str(run), "--validation", "--html", str(tmp_path / "page")]) == 0
+    opened = browser.new_page(viewport={"width": 1300, "height": 1000})
+    opened.goto((tmp_path / "page" / "index.html").as_uri())
+    opened.wait_for_function(LOADED)
+    assert opened.locator(".steps").all_inner_texts() == ["srgan\n10\n400", "ranksrgan\n10\n400"]
+    for name in ("ranksrgan@10", "hr"):  # shown first: the last three and HR
+        opened.get_by_role("button", name=name, exact=True).click()
+    opened.wait_for_function(LOADED)
+    assert opened.locator("figcaption").all_inner_texts() == ["srgan@400", "ranksrgan@400"]
+    first, second = seen(opened, 0), seen(opened, 1)
+    assert np.array_equal(first, second)  # as made
+    opened.get_by_role("button", name="srgan@10", exact=True).click()
+    opened.wait_for_function(LOADED)
+    assert seen(opened, 2).mean() < first.mean() - 10
     opened.close()
 
 

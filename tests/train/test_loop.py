@@ -205,7 +205,7 @@ def test_pictures_after_a_kill_are_those_of_an_undisturbed_training(tmp_path: pa
     names = ["lr", "bicubic", "hr", *(f"step_{step:08d}" for step in steps)]
     found, expected = files(tmp_path / "killed"), files(tmp_path / "whole")
     assert found == {f"{name}/one.png": expected[f"{name}/one.png"] for name in names}
-    assert pictures.kept(str(tmp_path / "killed" / "line")) == {step: ["one"] for step in steps}
+    assert pictures.kept(str(tmp_path / "killed")) == {"line": {step: ["one"] for step in steps}}
 
 
 @pytest.mark.parametrize(

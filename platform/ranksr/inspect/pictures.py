@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,6 +13,7 @@ from matplotlib.patches import Rectangle
 from ranksr import SCALE, images, storage
 from ranksr.errors import UserError
 from ranksr.inspect import compare
+from ranksr.inspect.validation import read_sources
 from ranksr.report import gallery, tables
 from ranksr.report.gallery import Shot, Source
 from ranksr.report.page import render
@@ -33,29 +34,74 @@ class Crop:
     size: int
 
 
-def write_page(sides: Sequence[compare.Side], paths: Sequence[str], folder: str, text: str) -> str:
-    """Write the viewer of the sides, those of `paths`, into `folder`, over `text`, the comparison; return the page.
+@dataclasses.dataclass(frozen=True)
+class Album:
+    """What can be shown of some runs and trials."""
+
+    paths: Sequence[str]
+    """The runs and trials."""
+    sources: list[Source]
+    metrics: Sequence[str]
+    of_validation: bool = False
+
+    @property
+    def title(self) -> str:
+        return ", ".join(self.paths) + ": validation" * self.of_validation
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of `ranksr figure` for it."""
+        return [*self.paths, *["--validation"] * self.of_validation]
+
+
+def open_album(paths: Sequence[str], validation: bool) -> Album:
+    """Of the test images of `paths`, or of their validation images. Raises UserError."""
+    return _of_validations(paths, None) if validation else _of_sides(compare.read_sides(paths), paths)
+
+
+def _of_sides(sides: Sequence[compare.Side], paths: Sequence[str]) -> Album:
+    """Test images by the methods of all sides, those of `paths`; the methods of a run alone need not be named by it."""
+    found = [source for side in sides for source in side.sources]
+    if len(paths) == len(found) == 1:
+        found = [dataclasses.replace(source, labels={name: name for name in source.labels}) for source in found]
+    return Album(paths, found, sides[0].configs[0].scoring.metrics)
+
+
+def _of_validations(paths: Sequence[str], method: str | None) -> Album:
+    """Validation images by every training of `paths`, or by `method`, at each step that it kept. Raises UserError."""
+    return Album(paths, read_sources(paths, method), (), of_validation=True)
+
+
+def compare_and_show(paths: Sequence[str], method: str | None, html: str | None, validation: bool) -> Iterator[str]:
+    """The comparison, and its page where `html` is a folder for one. With `validation` the page alone, which needs no
+    scores. Raises UserError."""
+    if validation:
+        if html is None:
+            raise UserError("--validation shows pictures: give --html DIR as well")
+        yield f"page: {write_page(_of_validations(paths, method), html, '')}"
+        return
+    sides = compare.read_sides(paths, method)
+    text = compare.text_of(sides, method)
+    yield text
+    if html is not None:
+        yield f"page: {write_page(_of_sides(sides, paths), html, text)}"
+
+
+def write_page(album: Album, folder: str, text: str) -> str:
+    """Write the viewer of the album into `folder`, over `text`, the comparison; return the page.
 
     `folder` is local or s3://bucket/prefix, and works on its own. Raises UserError where there is no picture.
     """
     folder = storage.absolute(folder)
-    if not gallery.write_gallery(folder, _sources(sides, paths), sides[0].configs[0].scoring.metrics, paths):
-        raise UserError(f"{', '.join(paths)}: the evaluations hold no pictures; run them again with `ranksr`")
+    if not gallery.write_gallery(folder, album.sources, album.metrics, album.arguments):
+        raise UserError(f"{album.title}: the evaluations hold no pictures; run them again with `ranksr`")
     page = storage.join(folder, "index.html")
-    storage.write_bytes(page, render("viewer.html.j2", paths=list(paths), text=text).encode())
+    storage.write_bytes(page, render("viewer.html.j2", title=album.title, text=text).encode())
     return page
 
 
-def _sources(sides: Sequence[compare.Side], paths: Sequence[str]) -> list[Source]:
-    """The sources of all sides; the methods of a run alone need not be named by it."""
-    found = [source for side in sides for source in side.sources]
-    if len(paths) == len(found) == 1:
-        return [dataclasses.replace(source, labels={name: name for name in source.labels}) for source in found]
-    return found
-
-
-def figure(paths: Sequence[str], image: str, crop: str | None, methods: str | None, out: str) -> None:
-    """Write one test image with a framed square, and that square by each method: the form of the paper's Figure 5.
+def figure(album: Album, image: str, crop: str | None, methods: str | None, out: str) -> None:
+    """Write one image with a framed square, and that square by each method: the form of the paper's Figure 5.
 
     `image`: its name or TEST_SET/NAME; `crop`: `y,x,size` in pixels of the HR image (None: the square of most detail);
     `methods`: labels as the viewer shows them, separated by commas (None: those it shows first); `out`: a .png, .pdf or
@@ -64,16 +110,14 @@ def figure(paths: Sequence[str], image: str, crop: str | None, methods: str | No
     kind = out.rpartition(".")[2].lower()
     if kind not in FORMATS:
         raise UserError(f"--out {out} ends in none of {', '.join('.' + each for each in FORMATS)}")
-    sides = compare.read_sides(paths)
-    sources = _sources(sides, paths)
-    shot = _named(gallery.shots(sources), image)
-    labels = gallery.labels_of([shot], sources)
+    shot = _named(gallery.shots(album.sources), image)
+    labels = gallery.labels_of([shot], album.sources)
     chosen = [name.strip() for name in methods.split(",")] if methods else gallery.first_shown(labels)
     if strange := [name for name in chosen if name not in labels]:
         raise UserError(f"--methods {', '.join(strange)}: {shot.name} has pictures of {', '.join(labels)}")
     whole = images.decode(storage.read_bytes(shot.reference))
     square = _crop(crop, whole)
-    drawn = _draw(shot, whole, square, chosen, sides[0].configs[0].scoring.metrics)
+    drawn = _draw(shot, whole, square, chosen, album.metrics)
     data = io.BytesIO()
     drawn.savefig(data, format=kind, dpi=DOTS_PER_INCH)
     storage.write_bytes(storage.absolute(out), data.getbuffer())
@@ -84,7 +128,7 @@ def _named(shots: Sequence[Shot], name: str) -> Shot:
     if not found:
         near = difflib.get_close_matches(name, [shot.name for shot in shots], 5, cutoff=0.3)
         known = ", ".join(near or [shot.name for shot in shots[:5]])
-        raise UserError(f"--image {name} is none of the {len(shots)} test images: e.g. {known}")
+        raise UserError(f"--image {name} is none of the {len(shots)} images: e.g. {known}")
     if len(found) > 1:
         raise UserError(f"--image {name} is in several test sets: give {' or '.join(shot.name for shot in found)}")
     return found[0]

@@ -22,7 +22,7 @@ MOST_IMAGES = 4
 PICTURE_PX = 192
 """HR side of what is shown of a validation image, from its middle."""
 FILES_AT_ONCE = 8
-STEP = re.compile(r"step_(\d{8})")
+KEPT = re.compile(rf"((?P<folder>.+)/)?{PICTURES}/{VALIDATION}/step_(?P<step>\d{{8}})/(?P<name>.+)\.png")
 
 Pictures = Mapping[str, Mapping[str, np.ndarray]]
 """Name of a validation image to its `lr`, `bicubic`, `sr` and `hr`, uint8 HWC RGB, of one place."""
@@ -73,17 +73,21 @@ def _write_one(path: str, image: np.ndarray) -> None:
     storage.write_bytes(path, images.encode_png(image))
 
 
-def kept(folder: str) -> dict[int, list[str]]:
-    """Kept steps of the training in `folder`, in order, to the names of the images that each has pictures of."""
-    found: dict[int, list[str]] = {}
-    for path, _ in storage.list_files(storage.join(folder, PICTURES, VALIDATION)):
-        method, _, name = path.partition("/")
-        if step := STEP.fullmatch(method):
-            found.setdefault(int(step[1]), []).append(name.removesuffix(".png"))
+def kept(root: str) -> dict[str, dict[int, list[str]]]:
+    """Trainings below `root` that kept pictures: their folders, relative to it, to steps to names of images."""
+    found: dict[str, dict[int, list[str]]] = {}
+    for path, _ in storage.list_files(root):
+        if file := KEPT.fullmatch(path):
+            found.setdefault(file["folder"] or "", {}).setdefault(int(file["step"]), []).append(file["name"])
     return found
+
+
+def kept_steps(folder: str) -> list[int]:
+    """Steps of which the training in `folder` kept pictures, in order."""
+    return list(kept(folder).get("", {}))
 
 
 def forget_after(folder: str, step: int) -> None:
     """Delete the pictures of later steps: the training goes on from `step`."""
-    for later in [each for each in kept(folder) if each > step]:
+    for later in [each for each in kept_steps(folder) if each > step]:
         storage.delete(storage.join(folder, PICTURES, VALIDATION, f"step_{later:08d}"))
