@@ -102,9 +102,7 @@ CONFIG = click.argument("config", type=click.Path())
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
 RUN = click.argument("root", metavar="RUN", type=click.Path())
 RANKER_OF = click.option("--ranker", metavar="NAME", help="One of several Rankers: the rank dataset as it sees it.")
-VALIDATION = click.option(
-    "--validation", is_flag=True, help="Show validation images by the trainings at each kept step, e.g. srgan@200."
-)
+VALIDATION = click.option("--validation", is_flag=True, help="Show validation images by trainings at their kept steps.")
 INTO = click.option(
     "--run", "root", metavar="DIR", type=click.Path(), help="Run folder or s3://bucket/prefix (default: runs/NAME)."
 )
@@ -209,15 +207,18 @@ def show(root: str) -> int:
 @click.option("--method", help="Only this method of each run; for a single run, the method to compare the others with.")
 @click.option("--html", metavar="DIR", type=click.Path(), help="Write a page that shows their pictures, too.")
 @VALIDATION
+@click.option("--embed", is_flag=True, help="Make the page one file, of squares of its images.")
+@click.option("--image", multiple=True, metavar="NAME", help="An image of that file (default: all); may be repeated.")
+@click.option("--crop", multiple=True, metavar="Y,X,SIZE", help="Its square, as of `ranksr figure`; may be repeated.")
 @_guarded(builds=False)
 def compare(paths: tuple[str, ...], **how: Any) -> int:
     """Compare scores and configs of runs, trials or ablations with those of the first, with 95 % intervals.
 
     RUN_OR_TRIAL: a run folder, RUN/ablation/NAME or RUN/ablation/NAME/TRIAL, local or s3://bucket/prefix.
     """
-    from ranksr.inspect import pictures
+    from ranksr.inspect import pages
 
-    for text in pictures.compare_and_show(paths, **how):
+    for text in pages.compare_and_show(paths, **how):
         _print(text)
     return 0
 

@@ -1,10 +1,10 @@
-"""Pictures of runs and trials beside each other: the page of `ranksr compare --html`, and `ranksr figure`."""
+"""Pictures of runs and trials: what there is to show, and `ranksr figure`."""
 
 import dataclasses
 import difflib
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -16,7 +16,6 @@ from ranksr.inspect import compare
 from ranksr.inspect.validation import read_sources
 from ranksr.report import gallery, tables
 from ranksr.report.gallery import Shot, Source
-from ranksr.report.page import render
 
 FORMATS = ("png", "pdf", "svg")
 FRAME_COLOUR = "#ff2800"
@@ -56,10 +55,10 @@ class Album:
 
 def open_album(paths: Sequence[str], validation: bool) -> Album:
     """Of the test images of `paths`, or of their validation images. Raises UserError."""
-    return _of_validations(paths, None) if validation else _of_sides(compare.read_sides(paths), paths)
+    return of_validations(paths, None) if validation else of_sides(compare.read_sides(paths), paths)
 
 
-def _of_sides(sides: Sequence[compare.Side], paths: Sequence[str]) -> Album:
+def of_sides(sides: Sequence[compare.Side], paths: Sequence[str]) -> Album:
     """Test images by the methods of all sides, those of `paths`; the methods of a run alone need not be named by it."""
     found = [source for side in sides for source in side.sources]
     if len(paths) == len(found) == 1:
@@ -67,37 +66,9 @@ def _of_sides(sides: Sequence[compare.Side], paths: Sequence[str]) -> Album:
     return Album(paths, found, sides[0].configs[0].scoring.metrics)
 
 
-def _of_validations(paths: Sequence[str], method: str | None) -> Album:
+def of_validations(paths: Sequence[str], method: str | None) -> Album:
     """Validation images by every training of `paths`, or by `method`, at each step that it kept. Raises UserError."""
     return Album(paths, read_sources(paths, method), (), of_validation=True)
-
-
-def compare_and_show(paths: Sequence[str], method: str | None, html: str | None, validation: bool) -> Iterator[str]:
-    """The comparison, and its page where `html` is a folder for one. With `validation` the page alone, which needs no
-    scores. Raises UserError."""
-    if validation:
-        if html is None:
-            raise UserError("--validation shows pictures: give --html DIR as well")
-        yield f"page: {write_page(_of_validations(paths, method), html, '')}"
-        return
-    sides = compare.read_sides(paths, method)
-    text = compare.text_of(sides, method)
-    yield text
-    if html is not None:
-        yield f"page: {write_page(_of_sides(sides, paths), html, text)}"
-
-
-def write_page(album: Album, folder: str, text: str) -> str:
-    """Write the viewer of the album into `folder`, over `text`, the comparison; return the page.
-
-    `folder` is local or s3://bucket/prefix, and works on its own. Raises UserError where there is no picture.
-    """
-    folder = storage.absolute(folder)
-    if not gallery.write_gallery(folder, album.sources, album.metrics, album.arguments):
-        raise UserError(f"{album.title}: the evaluations hold no pictures; run them again with `ranksr`")
-    page = storage.join(folder, "index.html")
-    storage.write_bytes(page, render("viewer.html.j2", title=album.title, text=text).encode())
-    return page
 
 
 def figure(album: Album, image: str, crop: str | None, methods: str | None, out: str) -> None:
@@ -110,20 +81,21 @@ def figure(album: Album, image: str, crop: str | None, methods: str | None, out:
     kind = out.rpartition(".")[2].lower()
     if kind not in FORMATS:
         raise UserError(f"--out {out} ends in none of {', '.join('.' + each for each in FORMATS)}")
-    shot = _named(gallery.shots(album.sources), image)
+    shot = named(gallery.shots(album.sources), image)
     labels = gallery.labels_of([shot], album.sources)
     chosen = [name.strip() for name in methods.split(",")] if methods else gallery.first_shown(labels)
     if strange := [name for name in chosen if name not in labels]:
         raise UserError(f"--methods {', '.join(strange)}: {shot.name} has pictures of {', '.join(labels)}")
     whole = images.decode(storage.read_bytes(shot.reference))
-    square = _crop(crop, whole)
+    square = read_crop(crop, whole)
     drawn = _draw(shot, whole, square, chosen, album.metrics)
     data = io.BytesIO()
     drawn.savefig(data, format=kind, dpi=DOTS_PER_INCH)
     storage.write_bytes(storage.absolute(out), data.getbuffer())
 
 
-def _named(shots: Sequence[Shot], name: str) -> Shot:
+def named(shots: Sequence[Shot], name: str) -> Shot:
+    """The image that --image names. Raises UserError."""
     found = [shot for shot in shots if name in (shot.name, shot.image)]
     if not found:
         near = difflib.get_close_matches(name, [shot.name for shot in shots], 5, cutoff=0.3)
@@ -134,7 +106,8 @@ def _named(shots: Sequence[Shot], name: str) -> Shot:
     return found[0]
 
 
-def _crop(text: str | None, hr: np.ndarray) -> Crop:
+def read_crop(text: str | None, hr: np.ndarray) -> Crop:
+    """The square that --crop names, else the one of most detail. Raises UserError where it is not inside the image."""
     if text is None:
         y, x, height, width = gallery.region_of_detail(hr)
         return Crop(y, x, min(height, width))
@@ -168,7 +141,7 @@ def _draw(shot: Shot, whole: np.ndarray, crop: Crop, methods: Sequence[str], met
         corner = left + 0.1 + column * (CROP_INCHES + 0.08)
         bottom = height - (row + 1) * (CROP_INCHES + caption_inches) + caption_inches
         axes = page.add_axes((corner / width, bottom / height, CROP_INCHES / width, CROP_INCHES / height))
-        axes.imshow(_pixels(shot.files[method], whole, crop), interpolation="nearest")
+        axes.imshow(cut(shot.files[method], whole, crop), interpolation="nearest")
         axes.set_axis_off()
         centre = (corner + CROP_INCHES / 2) / width
         page.text(centre, (bottom - 0.05) / height, method, ha="center", va="top", fontsize=8, fontweight="bold")
@@ -181,7 +154,7 @@ def _draw(shot: Shot, whole: np.ndarray, crop: Crop, methods: Sequence[str], met
     return page
 
 
-def _pixels(path: str, whole: np.ndarray, crop: Crop) -> np.ndarray:
+def cut(path: str, whole: np.ndarray, crop: Crop) -> np.ndarray:
     """The square of one picture; LR's pixels become squares of 4."""
     picture = images.decode(storage.read_bytes(path))
     factor = whole.shape[0] // picture.shape[0]

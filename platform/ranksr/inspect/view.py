@@ -228,7 +228,7 @@ def application(site: Site, token: str | None = None) -> web.Application:
 
     def viewer(name: str) -> str:
         title = ", ".join(_name(root) for root in site.roots)
-        return render("viewer.html.j2", title=f"{title}: {name}", text="")
+        return render("viewer.html.j2", title=f"{title}: {name}", text="", inside=None)
 
     def galleries() -> Iterator[web.RouteDef]:
         for name in GALLERIES:

@@ -84,9 +84,9 @@ def render(template: str, **values: Any) -> str:
     return environment.from_string(source).render(css=Markup(css), version=__version__, **values)
 
 
-def _png_uri(png: bytes) -> str:
-    """The bytes of a PNG file inside an address."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def image_uri(data: bytes, kind: str = "png") -> str:
+    """The bytes of an image file inside an address."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _html(story: Story, table: tables.Results, studies: list[Study], has_pictures: bool) -> str:
@@ -104,7 +104,7 @@ def _html(story: Story, table: tables.Results, studies: list[Study], has_picture
         curves=[(stage, figure) for stage, figure in drawn if figure],
         has_pictures=has_pictures,
         words=words,
-        png_uri=_png_uri,
+        image_uri=image_uri,
         accuracy=accuracy,
         rankers=[_ranker_section(ranker, several=len(story.rankers) > 1) for ranker in story.rankers],
         studies=studies,

@@ -255,7 +255,8 @@
   const command = () => {
     const [y, x, height, width] = region();
     const size = Math.max(4, Math.min(height, width));
-    return `ranksr figure ${gallery.sources.map(quoted).join(" ")} --image ${quoted(state.image)} --crop ${y},${x},${size} ` +
+    const { image: of, y: top, x: left } = image().of || { image: state.image, y: 0, x: 0 }; // a square of an image
+    return `ranksr figure ${gallery.sources.map(quoted).join(" ")} --image ${quoted(of)} --crop ${y + top},${x + left},${size} ` +
       `--methods ${quoted(shown().join(","))} --out figure.png`;
   };
   const save = () => {
