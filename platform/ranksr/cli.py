@@ -246,7 +246,7 @@ def figure(paths: tuple[str, ...], out: str, validation: bool, **how: Any) -> in
 @click.option("--host", metavar="H", help="Listen for others too, e.g. 0.0.0.0; prints a link with a token.")
 @_guarded(builds=False)
 def view(paths: tuple[str, ...], port: int, host: str | None) -> int:
-    """Serve a page over runs: states, curves, scores, reports and all pictures.
+    """Serve pages over runs: states, curves, scores, rank datasets and Rankers, reports and all pictures.
 
     RUN_OR_FOLDER: a run, or a folder of runs, local or s3://bucket/prefix. Ends with Ctrl+C.
     """

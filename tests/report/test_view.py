@@ -1,6 +1,7 @@
 """`ranksr view`: what the pages show, and that nothing but the named runs is served."""
 
 import asyncio
+import base64
 import html
 import json
 import re
@@ -10,6 +11,7 @@ import urllib.parse
 import urllib.request
 
 import boto3
+import pyarrow as pa
 import pytest
 from aiohttp import web
 
@@ -189,6 +191,58 @@ def test_a_picture_that_links_out_of_the_run_is_not_served(run, tmp_path):
     script = site.gallery("pictures")
     for place in re.findall(r'"(pictures/Set14/[^"]+/zebra\.png)"', script):
         assert (site.picture("pictures", place) is None) == ("ranksrgan" not in place and "srgan" in place)
+
+
+@pytest.fixture
+def ranked(made_up, ranker_scores, story):
+    """Address of a run without an evaluation: a rank dataset, a Ranker with its scores, a training that goes on."""
+    root = made_up.write()
+    methods = pa.array([["a", "b"]] * len(ranker_scores), pa.list_(pa.string()))
+    judged = ranker_scores.set_column(ranker_scores.schema.get_field_index("methods"), "methods", methods)
+    storage.write_table(f"{root}/ranker/ranker_scores.parquet", judged)
+    entry = {"fingerprint": "f", "results": {}, "inputs": {}, "settings": {}}
+    for name in ("ranker", "ranksrgan"):
+        storage.write_json(f"{root}/{name}/stage.json", entry | {"stage": name, "done": name == "ranker"})
+        storage.write_jsonl(f"{root}/{name}/metrics.jsonl", story.curves[name])
+    found, stop = serve(view.application(view.Site([root])))
+    yield found
+    stop()
+
+
+def test_the_page_of_a_run_draws_the_flips_the_ranker_and_the_curves_before_there_is_a_report(ranked, made_up):
+    assert 'href="run/0/"' in get(f"{ranked}/")[1].decode()
+    status, body = get(f"{ranked}/run/0/")
+    text = body.decode()
+    assert status == 200
+    patches = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="[^"]+ at \(0, ', text)
+    expected = [made_up.patch(*place, name) for place in (("three", 0), ("one", 8)) for name in ("b", "a", "hr")]
+    assert [base64.b64decode(patch) for patch in patches] == expected
+    for figure in (
+        "Upper bounds of ranking by NIQE",
+        "Scores of the Ranker",
+        "Training of ranksrgan",
+        "Training of ranker",
+    ):
+        assert f'aria-label="{figure}' in text
+    assert "It is not finished" not in text
+    assert get(f"{ranked}/run/1/")[0] == get(f"{ranked}/run/99999999999999999999/")[0] == 404
+
+
+def test_a_rank_dataset_that_is_at_work_is_drawn_as_far_as_it_is(made_up, tmp_path):
+    root = made_up.write(done=False)
+    assert "It is not finished: these are the numbers of the parts that are written." in view.Site([root]).stages(0)
+    storage.delete(f"{root}/rank_dataset/part-00000.parquet")
+    assert "No rank dataset and no training has begun." in view.Site([root]).stages(0)
+
+
+def test_a_page_that_cannot_be_made_says_why(made_up):
+    address, stop = serve(view.application(view.Site([made_up.write(methods=("a", "c"))])))
+    try:
+        status, body = get(f"{address}/run/0/")
+        assert status == 500
+        assert "ranker.methods names c" in body.decode()
+    finally:
+        stop()
 
 
 def test_another_host_name_that_leads_here_is_refused(address):

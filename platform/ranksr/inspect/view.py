@@ -1,4 +1,4 @@
-"""`ranksr view`: a local page over runs: states, curves laid over each other, scores, reports and all pictures."""
+"""`ranksr view`: local pages over runs: states, curves laid over each other, scores, what stages left, all pictures."""
 
 import asyncio
 import dataclasses
@@ -14,10 +14,10 @@ from typing import Any
 from aiohttp import web
 
 from ranksr import storage
-from ranksr.errors import UserError
+from ranksr.errors import StorageError, UserError
 from ranksr.inspect import compare, pictures, validation
-from ranksr.report import duration, figures, gallery
-from ranksr.report.page import render
+from ranksr.report import duration, figures, gallery, read_ranker, remarks
+from ranksr.report.page import render, stage_values
 from ranksr.runs import METRICS, RUN_FILE, Run, Stage
 from ranksr.train.journal import read_metrics
 from ranksr.train.pictures import VALIDATION, kept
@@ -118,6 +118,22 @@ class Site:
         png = storage.read_bytes(path)
         return gallery.thumbnail(png) if place.startswith("thumbnails/") else png
 
+    def stages(self, number: int) -> str | None:
+        """The page of what a run's own stages left so far: rank datasets, Rankers, trainings; None for no run."""
+        if number >= len(self.roots):
+            return None
+        run = Run(self.roots[number])
+        config, begun = run.config(), {stage.name: stage for stage in run.stages()}
+        rows = {name: read_metrics(stage.path(METRICS)) for name, stage in begun.items()}
+        curves = {name: found for name, found in rows.items() if found}
+        ranked = {name: begun.get(config.learns_from(name)) for name in config.rankers}
+        rankers = [
+            read_ranker(config, name, stage, run.path(name))
+            for name, stage in ranked.items()
+            if stage and storage.list_tables(stage.folder)
+        ]
+        return render("run.html.j2", root=run.root, **stage_values(rankers, curves, remarks(config), ()))
+
     def report_file(self, number: int, name: str) -> bytes | None:
         """A file of a run's report; None for all else."""
         if number >= len(self.roots):
@@ -210,6 +226,13 @@ def application(site: Site, token: str | None = None) -> web.Application:
         response.set_cookie("ranksr_token", token, httponly=True, samesite="Strict")
         return response
 
+    @web.middleware
+    async def explained(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (UserError, StorageError) as error:
+            raise web.HTTPInternalServerError(text=str(error)) from error
+
     def page(make: Callable[[], str], kind: str) -> Handler:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(text=await asyncio.to_thread(make), content_type=kind, charset="utf-8")
@@ -226,6 +249,12 @@ def application(site: Site, token: str | None = None) -> web.Application:
 
         return answer
 
+    async def run_page(request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(site.stages, int(request.match_info["number"]))
+        if text is None:
+            raise web.HTTPNotFound
+        return web.Response(text=text, content_type="text/html", charset="utf-8")
+
     def viewer(name: str) -> str:
         title = ", ".join(_name(root) for root in site.roots)
         return render("viewer.html.j2", title=f"{title}: {name}", text="", inside=None)
@@ -239,11 +268,12 @@ def application(site: Site, token: str | None = None) -> web.Application:
             read = functools.partial(lambda name, request: site.picture(name, request.match_info["name"]), name)
             yield web.get(f"/{name}/{{name:.+}}", file(read))
 
-    app = web.Application(middlewares=[guard])
+    app = web.Application(middlewares=[guard, explained])
     app.add_routes(
         [
             web.get("/", page(site.overview, "text/html")),
             *galleries(),
+            web.get(r"/run/{number:\d+}/", run_page),
             web.get(
                 r"/report/{number:\d+}/{name:.+}",
                 file(lambda request: site.report_file(int(request.match_info["number"]), request.match_info["name"])),

@@ -4,7 +4,7 @@ from ranksr.report.ablation.records import read_ablation, read_ablations
 from ranksr.report.ablation.summary import ablation_text
 from ranksr.report.page import build_report, duration, results_table_text
 from ranksr.report.rank.words import rank_dataset_json, rank_dataset_text
-from ranksr.report.story import RankerStory, Story, remarks
+from ranksr.report.story import RankerStory, Story, read_ranker, remarks
 
 __all__ = [
     "RankerStory",
@@ -16,6 +16,7 @@ __all__ = [
     "rank_dataset_text",
     "read_ablation",
     "read_ablations",
+    "read_ranker",
     "remarks",
     "results_table_text",
 ]

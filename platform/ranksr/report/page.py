@@ -3,6 +3,7 @@
 import base64
 import dataclasses
 import importlib.resources
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -77,11 +78,14 @@ def _study(ablation: Ablation, story: Story) -> Study:
 def render(template: str, **values: Any) -> str:
     """A template of this folder, with `css`, the look of all pages, and `version`."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("ranksr.report", ""),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    files = importlib.resources.files("ranksr.report")
-    source, css = (files.joinpath(name).read_text(encoding="utf-8") for name in (template, "page.css"))
-    return environment.from_string(source).render(css=Markup(css), version=__version__, **values)
+    css = importlib.resources.files("ranksr.report").joinpath("page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(css=Markup(css), version=__version__, **values)
 
 
 def image_uri(data: bytes, kind: str = "png") -> str:
@@ -90,7 +94,6 @@ def image_uri(data: bytes, kind: str = "png") -> str:
 
 
 def _html(story: Story, table: tables.Results, studies: list[Study], has_pictures: bool) -> str:
-    drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
     return render(
         "page.html.j2",
         story=story,
@@ -98,24 +101,38 @@ def _html(story: Story, table: tables.Results, studies: list[Study], has_picture
         table=table,
         headings=_headings(table.columns),
         directions=_directions(table.columns),
-        notes=_notes(story, table),
         any_paper=any(column.has_paper for column in table.columns),
-        convergence=figures.convergence(story.curves),
-        curves=[(stage, figure) for stage, figure in drawn if figure],
         has_pictures=has_pictures,
-        words=words,
-        image_uri=image_uri,
-        accuracy=accuracy,
-        rankers=[_ranker_section(ranker, several=len(story.rankers) > 1) for ranker in story.rankers],
+        **stage_values(story.rankers, story.curves, story.remarks, _notes(story, table)),
         studies=studies,
         noise=summary.NOISE,
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         duration=duration,
         plain=plain,
-        number=tables.number,
         headings_of=_headings,
         label_of=tables.labelled,
     )
+
+
+def stage_values(
+    rankers: Sequence[RankerStory],
+    curves: Mapping[str, Sequence[figures.Row]],
+    caveats: Sequence[str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Values of stages.html.j2: rank datasets, Rankers and curves, and the remarks to read them and the results by."""
+    drawn = [(stage, figures.training(stage, rows)) for stage, rows in curves.items()]
+    return {
+        "convergence": figures.convergence(curves),
+        "curves": [(stage, figure) for stage, figure in drawn if figure],
+        "rankers": [_ranker_section(ranker, several=len(rankers) > 1) for ranker in rankers],
+        "caveats": caveats,
+        "notes": notes,
+        "words": words,
+        "accuracy": accuracy,
+        "image_uri": image_uri,
+        "number": tables.number,
+    }
 
 
 @dataclasses.dataclass(frozen=True)
