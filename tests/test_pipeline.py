@@ -12,6 +12,7 @@ from ranksr import checkpoints, pipeline, storage
 from ranksr.config import Config, load_config, with_overrides
 from ranksr.errors import UserError
 from ranksr.runs import Run, Stage
+from ranksr.train import pictures
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -79,6 +80,7 @@ def test_every_training_leaves_weights_curves_and_events(finished: str) -> None:
         rows = storage.read_jsonl(f"{finished}/{stage}/metrics.jsonl")
         assert [row["step"] for row in rows if row["split"] == "val"] == [2, 4]
         assert storage.list_files(f"{finished}/tensorboard/{stage}")
+        assert pictures.kept_steps(f"{finished}/{stage}") == ([] if stage == "ranker" else [2, 4])
     terms = storage.read_jsonl(f"{finished}/ranksrgan/metrics.jsonl")[0]
     assert {"pixel", "perceptual", "adversarial", "rank_content", "discriminator"} <= set(terms)
 

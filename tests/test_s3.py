@@ -10,7 +10,7 @@ import urllib.parse
 import boto3
 import pytest
 
-from ranksr import storage
+from ranksr import cli, storage
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -75,6 +75,15 @@ def test_tensorboard_reads_the_curves(said: str, tmp_path: pathlib.Path) -> None
     steps = {tag: [event.step for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
     assert {"val/psnr", "train/rank_content"} <= set(steps)
     assert all(each == [2, 4] for each in steps.values())
+
+
+def test_validations_of_the_run_and_of_its_trial_stand_beside_each_other(said: str) -> None:
+    page = "s3://bucket/page"
+    assert cli.main(["compare", RUN, f"{RUN}/ablation/pixel", "--validation", "--html", page]) == 0
+    shown = json.loads(storage.read_bytes(f"{page}/gallery.js").decode().partition("=")[2].rstrip(";\n"))
+    trained = [f"{name}@{step}" for name in (f"{RUN}:ranksrgan", "half seed 0") for step in (2, 4)]
+    assert shown["methods"] == ["lr", "bicubic", *trained, "hr"]
+    assert all(len(image["files"]) == 7 for image in shown["images"])
 
 
 def test_the_trial_was_trained_in_the_bucket(said: str) -> None:

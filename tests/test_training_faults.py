@@ -195,6 +195,15 @@ def assert_same_end(folder: pathlib.Path, undisturbed: pathlib.Path) -> None:
     assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
     rows = [storage.read_jsonl(str(each / "ranksrgan" / "metrics.jsonl")) for each in (folder, undisturbed)]
     assert rows[0] == rows[1]
+    pictures, kept = (pictures_of(each) for each in (folder, undisturbed))
+    assert pictures == kept
+    assert {path.split("/")[0] for path in kept} == {"lr", "bicubic", "hr", *(f"step_{at:08d}" for at in (25, 50, 60))}
+
+
+def pictures_of(folder: pathlib.Path) -> dict[str, bytes]:
+    """Kept pictures of validations."""
+    root = str(folder / "ranksrgan" / "images" / "validation")
+    return {path: storage.read_bytes(f"{root}/{path}") for path, _ in storage.list_files(root)}
 
 
 def test_kill_9_at_any_step_and_the_same_command_end_with_the_same_bits(here: pathlib.Path) -> None:

@@ -54,6 +54,7 @@ CONFIG = click.argument("config", type=click.Path())
 OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
 RUN = click.argument("root", metavar="RUN", type=click.Path())
 RANKER_OF = click.option("--ranker", metavar="NAME", help="One of several Rankers: the rank dataset as it sees it.")
+VALIDATION = click.option("--validation", is_flag=True, help="Show validation images by trainings at their kept steps.")
 INTO = click.option(
     "--run", "root", metavar="DIR", type=click.Path(), help="Run folder or s3://bucket/prefix (default: runs/NAME)."
 )
@@ -157,33 +158,36 @@ def show(root: str) -> int:
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_TRIAL...", type=click.Path())
 @click.option("--method", help="Only this method of each run; for a single run, the method to compare the others with.")
 @click.option("--html", metavar="DIR", type=click.Path(), help="Write a page that shows their pictures, too.")
+@VALIDATION
+@click.option("--embed", is_flag=True, help="Make the page one file, of squares of its images.")
+@click.option("--image", multiple=True, metavar="NAME", help="An image of that file (default: all); may be repeated.")
+@click.option("--crop", multiple=True, metavar="Y,X,SIZE", help="Its square, as of `ranksr figure`; may be repeated.")
 @guarded(builds=False)
-def compare(paths: tuple[str, ...], method: str | None, html: str | None) -> int:
+def compare(paths: tuple[str, ...], **how: Any) -> int:
     """Compare scores and configs of runs, trials or ablations with those of the first, with 95 % intervals.
 
     RUN_OR_TRIAL: a run folder, RUN/ablation/NAME or RUN/ablation/NAME/TRIAL, local or s3://bucket/prefix.
     """
-    from ranksr.inspect import compare, pictures
+    from ranksr.inspect import pages
 
-    text = compare.compare(paths, method)
-    _print(text)
-    if html:
-        print(f"page: {pictures.write_page(paths, method, html, text)}")
+    for text in pages.compare_and_show(paths, **how):
+        _print(text)
     return 0
 
 
 @commands.command()
 @click.argument("paths", nargs=-1, required=True, metavar="RUN_OR_TRIAL...", type=click.Path())
-@click.option("--image", required=True, metavar="NAME", help="A test image, e.g. baboon or Set14/baboon.")
+@click.option("--image", required=True, metavar="NAME", help="An image, e.g. baboon or Set14/baboon.")
 @click.option("--crop", metavar="Y,X,SIZE", help="Square in HR pixels (default: the one with most detail).")
 @click.option("--methods", metavar="A,B,...", help="Methods as the viewer names them (default: the last and HR).")
 @click.option("--out", required=True, metavar="FILE", type=click.Path(), help="A .png, .pdf or .svg file.")
+@VALIDATION
 @guarded(builds=False)
-def figure(paths: tuple[str, ...], image: str, crop: str | None, methods: str | None, out: str) -> int:
-    """Write one test image and an enlarged square of it by each method, as in the paper's Figure 5."""
+def figure(paths: tuple[str, ...], out: str, validation: bool, **how: Any) -> int:
+    """Write one image and an enlarged square of it by each method, as in the paper's Figure 5."""
     from ranksr.inspect import pictures
 
-    pictures.figure(paths, image, crop, methods, out)
+    pictures.figure(pictures.open_album(paths, validation), out=out, **how)
     print(f"figure: {out}")
     return 0
 
@@ -194,7 +198,7 @@ def figure(paths: tuple[str, ...], image: str, crop: str | None, methods: str | 
 @click.option("--host", metavar="H", help="Listen for others too, e.g. 0.0.0.0; prints a link with a token.")
 @guarded(builds=False)
 def view(paths: tuple[str, ...], port: int, host: str | None) -> int:
-    """Serve a page over runs: states, curves, scores, reports and all pictures.
+    """Serve pages over runs: states, curves, scores, rank datasets and Rankers, reports and all pictures.
 
     RUN_OR_FOLDER: a run, or a folder of runs, local or s3://bucket/prefix. Ends with Ctrl+C.
     """
@@ -375,14 +379,10 @@ def config_group() -> None:
 @guarded(builds=False)
 def config_schema(ablation: bool) -> int:
     """Print the JSON schema of config files, by which editors complete and check keys."""
+    from ranksr.ablation import study
     from ranksr.config import reference
 
-    if ablation:
-        from ranksr.ablation import study
-
-        _print(reference.json_schema(study.Study))
-    else:
-        _print(reference.json_schema())
+    _print(reference.json_schema(study.Study) if ablation else reference.json_schema())
     return 0
 
 

@@ -11,7 +11,7 @@ import functools
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from ranksr import checkpoints, identity, metrics, preflight, report, storage
@@ -20,8 +20,7 @@ from ranksr.config import Config, Method, files, with_overrides
 from ranksr.config.schema import snapshot
 from ranksr.context import Context as Context
 from ranksr.models import build_features
-from ranksr.report.rank import statistics
-from ranksr.runs import CHECKPOINTS, METRICS, PICTURES, RANKER_SCORES, SCORES, WEIGHTS, Stage
+from ranksr.runs import CHECKPOINTS, METRICS, PICTURES, SCORES, WEIGHTS, Stage
 from ranksr.scoring import calibration_ma, calibration_niqe, judge
 from ranksr.stages.evaluation import write_evaluation
 from ranksr.stages.patches import write_patches
@@ -328,16 +327,12 @@ def tell(context: Context) -> report.Story:
         people=report.read_studies(context.run.root),
         run=context.run.root,
         command=shlex.join(["python", *sys.argv]),
-        rankers=[_tell_ranker(context.config, name, done) for name in context.config.rankers if name in done],
+        rankers=[
+            report.read_ranker(context.config, name, done[context.config.learns_from(name)], done[name].folder)
+            for name in context.config.rankers
+            if name in done
+        ],
     )
-
-
-def _tell_ranker(config: Config, name: str, done: Mapping[str, Stage]) -> report.RankerStory:
-    """A finished Ranker and the rank dataset that it learned from."""
-    ranked, path = done[config.learns_from(name)], done[name].path(RANKER_SCORES)
-    scores = statistics.read_scores(ranked, config.rankers[name])
-    judged = storage.read_table(path) if storage.exists(path) else None
-    return report.RankerStory(name, config.rankers[name], statistics.summarise(scores, with_patches=True), judged)
 
 
 def run_pipeline(context: Context, overrides: list[str]) -> report.Story:

@@ -12,9 +12,11 @@ from ranksr import __version__
 def render(template: str, folder: str = "report", /, **values: Any) -> str:
     """A template of a folder of this package, with `css`, the look of all pages, and `version`."""
     environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.PackageLoader("ranksr", folder),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
-    places = ((folder, template), ("report", "page.css"))
-    files = importlib.resources.files("ranksr")
-    source, css = (files.joinpath(*place).read_text(encoding="utf-8") for place in places)
-    return environment.from_string(source).render(css=Markup(css), version=__version__, **values)
+    css = importlib.resources.files("ranksr").joinpath("report", "page.css").read_text(encoding="utf-8")
+    return environment.get_template(template).render(css=Markup(css), version=__version__, **values)

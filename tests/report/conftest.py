@@ -13,6 +13,7 @@ from ranksr import images, storage
 from ranksr.config import Config
 from ranksr.report import Story, read_ablations
 from ranksr.report.ablation.records import Ablation
+from ranksr.train import pictures
 
 METHODS = ("bicubic", "srgan", "ranksrgan", "hr")
 TEXTS = ("method", "test_set", "image", "metric")
@@ -95,6 +96,16 @@ def make_entry(trial: str, seed: int = 0, pixel: float = 0, **changes: Any) -> d
     }  # fmt: skip
 
 
+def keep_pictures(folder: str, *steps: int) -> None:
+    """What a training in `folder` keeps of its validations at `steps`: two images, lighter from step to step."""
+    for step in steps:
+        kept = {}
+        for seed in (0, 1):
+            hr = photograph(seed)
+            kept[f"photo_{seed}_0_0"] = pictures.views(images.downscale(hr), np.clip(hr, step // 2, 255), hr)
+        pictures.write(folder, step, kept)
+
+
 Key = tuple[str, int, str, str]
 """Trial, seed, test set, metric."""
 
@@ -173,6 +184,11 @@ def _make_config() -> Callable[..., Config]:
 @pytest.fixture(name="make_entry")
 def _make_entry() -> Callable[..., dict[str, Any]]:
     return make_entry
+
+
+@pytest.fixture(name="keep_pictures")
+def _keep_pictures() -> Callable[..., None]:
+    return keep_pictures
 
 
 @pytest.fixture(name="write_ablation")

@@ -1,12 +1,13 @@
 """The viewer in a real browser, as a person uses it: wheel, drag, keys, slider, links, a hundred images."""
 
+import pathlib
 import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ranksr import images, storage
+from ranksr import cli, images, storage
 from ranksr.report import build_report, gallery
 from ranksr.report.gallery import Source
 
@@ -160,6 +161,66 @@ def test_a_narrow_screen_needs_no_sideways_scrolling(browser, address):
     opened.goto(address)
     opened.wait_for_function(LOADED)
     assert opened.locator(".viewer").evaluate("each => each.scrollWidth <= each.clientWidth")
+    opened.close()
+
+
+def test_a_page_of_one_file_opens_alone_and_asks_for_nothing_else(browser, story, tmp_path, make_config):
+    run = tmp_path / "run"
+    storage.write_json(f"{run}/run.json", {"config": make_config().model_dump(mode="json")})
+    entry = {"stage": "evaluation", "done": True, "fingerprint": "f", "results": {}, "inputs": {}, "settings": {}}
+    storage.write_json(f"{run}/evaluation/stage.json", entry)
+    storage.write_table(f"{run}/evaluation/scores.parquet", story.scores)
+    shutil.copytree(story.images, f"{run}/evaluation/images")
+    squares = ["--image", "zebra", "--crop", "64,32,48", "--crop", "0,40,30"]
+    assert cli.main(["compare", str(run), "--html", str(tmp_path / "one.html"), "--embed", *squares]) == 0
+    (tmp_path / "empty").mkdir()
+    shutil.move(tmp_path / "one.html", tmp_path / "empty" / "moved.html")
+    shutil.rmtree(run)
+    opened = browser.new_page(viewport={"width": 1300, "height": 1000}, accept_downloads=True)
+    asked, errors = [], []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("pageerror", lambda error: errors.append(str(error)))
+    address = (tmp_path / "empty" / "moved.html").as_uri()
+    opened.goto(address)
+    opened.wait_for_function(LOADED)
+    assert opened.locator("figcaption b").all_inner_texts() == ["srgan", "ranksrgan", "hr"]
+    assert opened.locator(".thumbs span").all_inner_texts() == ["zebra 64,32,48", "zebra 0,40,30"]
+    assert seen(opened).std() > 5
+    opened.locator(".stage").focus()
+    for key in ("n", "0", "c"):
+        opened.keyboard.press(key)
+    assert "--image Set14/zebra --crop 0,40,30 --methods srgan,ranksrgan,hr" in opened.locator(".message").inner_text()
+    with opened.expect_download() as saved:  # what a page of other files may not do
+        opened.keyboard.press("w")
+    assert images.decode(pathlib.Path(saved.value.path()).read_bytes()).std() > 5
+    assert errors == []
+    assert {url for url in asked if not url.startswith(("data:", "blob:"))} == {address}
+    opened.close()
+
+
+def test_the_steps_of_a_training_have_a_row_and_stand_beside_those_of_another(
+    browser, tmp_path, make_config, keep_pictures
+):
+    run = tmp_path / "run"
+    storage.write_json(f"{run}/run.json", {"config": make_config().model_dump(mode="json")})
+    entry = {"done": False, "fingerprint": "f", "results": {}, "inputs": {}, "settings": {}}
+    for name in ("srgan", "ranksrgan"):
+        storage.write_json(f"{run}/{name}/stage.json", entry | {"stage": name})
+        keep_pictures(f"{run}/{name}", 10, 400)
+    assert cli.main(["compare", str(run), "--validation", "--html", str(tmp_path / "page")]) == 0
+    opened = browser.new_page(viewport={"width": 1300, "height": 1000})
+    opened.goto((tmp_path / "page" / "index.html").as_uri())
+    opened.wait_for_function(LOADED)
+    assert opened.locator(".steps").all_inner_texts() == ["srgan\n10\n400", "ranksrgan\n10\n400"]
+    for name in ("ranksrgan@10", "hr"):  # shown first: the last three and HR
+        opened.get_by_role("button", name=name, exact=True).click()
+    opened.wait_for_function(LOADED)
+    assert opened.locator("figcaption").all_inner_texts() == ["srgan@400", "ranksrgan@400"]
+    first, second = seen(opened, 0), seen(opened, 1)
+    assert np.array_equal(first, second)  # as made
+    opened.get_by_role("button", name="srgan@10", exact=True).click()
+    opened.wait_for_function(LOADED)
+    assert seen(opened, 2).mean() < first.mean() - 10
     opened.close()
 
 

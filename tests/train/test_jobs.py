@@ -18,15 +18,28 @@ from ranksr.train.world import World
 
 @pytest.fixture
 def job(tmp_path: pathlib.Path, photograph: np.ndarray, demo: Config, monkeypatch: pytest.MonkeyPatch) -> SRJob:
-    """Of SRResNet; five training photographs of 32 to 96 px and one to validate on."""
+    """Of SRResNet; five training photographs of 32 to 96 px and six to validate on."""
     monkeypatch.setattr(Judge, "load", lambda _: None)
     rows = []
-    for name, side in (("a", 32), ("b", 40), ("c", 32), ("d", 40), ("e", 96), ("held out", 64)):
+    held_out = [(f"held out/{number}", 64) for number in range(6)]
+    for name, side in (("a", 32), ("b", 40), ("c", 32), ("d", 40), ("e", 96), *held_out):
         hr = np.ascontiguousarray(photograph[:side, :side])
         pngs = {"hr": images.encode_png(hr), "lr": images.encode_png(images.downscale(hr))}
-        rows.append({"image_id": name, "y": 0, "x": 0, "split": "val" if name == "held out" else "train", **pngs})
+        rows.append({"image_id": name, "y": 0, "x": 8, "split": "val" if "held out" in name else "train", **pngs})
     storage.write_table(str(tmp_path / "patches" / "part-0.parquet"), pa.Table.from_pylist(rows, schema=patches.SCHEMA))
     return SRJob(demo, "srresnet", str(tmp_path / "patches"), None, None, Judge("pirm", "none", None))
+
+
+@pytest.mark.parametrize("num_workers", [1, 2, 5, 7])
+def test_the_same_images_are_pictured_however_many_workers_share_them(
+    job: SRJob, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, num_workers: int
+) -> None:
+    monkeypatch.setattr(World, "wrap", World.place)  # no process group here
+    copy = LocalCopy(str(tmp_path), "test")
+    learners = [job.build(World(rank, num_workers), copy)[0] for rank in range(num_workers)]
+    copy.remove()
+    names = [name for learner in learners for name in learner.pictured.values()]
+    assert sorted(names) == [f"held out/{number}_0_8" for number in (0, 2, 3, 4)]
 
 
 def build(job: SRJob, tmp_path: pathlib.Path, hr_patch_px: int) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import json
 import pathlib
 from typing import Any
 
+import boto3
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from ranksr import checkpoints, storage
 from ranksr.config import Compute, Training
 from ranksr.data.prefetch import prefetch
-from ranksr.train import journal, loop
+from ranksr.train import journal, loop, pictures
 from ranksr.train.world import World
 
 TRAINING = Training(
@@ -47,8 +48,9 @@ class Line:
     def observe(self) -> dict[str, torch.Tensor]:
         return {"gradient_norm": loop.gradient_norm(self.network)}
 
-    def picture(self) -> np.ndarray | None:
-        return np.zeros((4, 16, 3), np.uint8)
+    def pictures(self) -> pictures.Pictures:
+        grey = np.full((4, 4, 3), min(255, int(100 * abs(float(self.network.weight.detach())))), np.uint8)
+        return {"one": {"lr": grey[:1, :1], "bicubic": grey, "sr": grey, "hr": grey}}
 
     def state(self) -> dict[str, Any]:
         return {"network": self.network.state_dict(), "optimizer": self.optimizer.state_dict()}
@@ -183,6 +185,48 @@ def test_curves_do_not_double_back_after_a_kill_whether_or_not_there_was_a_check
     assert curves(tmp_path / "killed")["val/psnr"] == list(range(1, dies_at + 1))
     run(tmp_path / "killed", Line(), training)
     assert curves(tmp_path / "killed") == curves(tmp_path / "whole")
+
+
+def files(folder: pathlib.Path) -> dict[str, bytes]:
+    """The pictures of a training."""
+    kept = folder / "line" / "images" / "validation"
+    return {str(path.relative_to(kept)): path.read_bytes() for path in kept.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("dies_at", [1, 3, 5])
+def test_pictures_after_a_kill_are_those_of_an_undisturbed_training(tmp_path: pathlib.Path, dies_at: int) -> None:
+    training = TRAINING.model_copy(update={"validate_every_steps": 1})
+    run(tmp_path / "whole", Line(), training)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", Line(dies_at=dies_at), training)
+    rarer = training.model_copy(update={"validate_every_steps": 4})  # steps that are lost are not validated again
+    run(tmp_path / "killed", Line(), rarer)
+    steps = [step for step in range(1, 7) if step <= dies_at // 2 * 2 or step in (4, 6)]
+    names = ["lr", "bicubic", "hr", *(f"step_{step:08d}" for step in steps)]
+    found, expected = files(tmp_path / "killed"), files(tmp_path / "whole")
+    assert found == {f"{name}/one.png": expected[f"{name}/one.png"] for name in names}
+    assert pictures.kept(str(tmp_path / "killed")) == {"line": {step: ["one"] for step in steps}}
+
+
+@pytest.mark.parametrize(
+    ("steps", "every", "first"), [(5, 10, 5), (160, 10, 10), (170, 10, 20), (1_000_000, 5000, 65000)]
+)
+def test_few_validations_leave_pictures_the_last_one_always(steps: int, every: int, first: int) -> None:
+    training = TRAINING.model_copy(update={"steps": steps, "validate_every_steps": every})
+    validated = [*range(every, steps, every), steps]
+    kept = [step for step in validated if pictures.is_kept(training, step)]
+    assert len(kept) <= pictures.MOST_STEPS + 1
+    assert (kept[0], kept[-1]) == (first, steps)
+
+
+def test_pictures_are_kept_and_forgotten_in_a_bucket_too(s3_server: str) -> None:
+    boto3.client("s3").create_bucket(Bucket="validations")
+    grey = np.zeros((4, 4, 3), np.uint8)
+    for step in (2, 4):
+        pictures.write("s3://validations/run/srgan", step, {"a/b": {"lr": grey, "sr": grey}})
+    pictures.forget_after("s3://validations/run/srgan", 2)
+    found = [name for name, _ in storage.list_files("s3://validations/run/srgan")]
+    assert found == ["images/validation/lr/a/b.png", "images/validation/step_00000002/a/b.png"]
 
 
 def test_a_validation_without_a_score_is_strict_json_with_a_reason(

@@ -17,7 +17,7 @@ from ranksr.data.feed import Batch, shard
 from ranksr.metrics.engine import Judge
 from ranksr.metrics.scores import Score, unscorable
 from ranksr.models import build_ranker
-from ranksr.train import loop
+from ranksr.train import loop, pictures
 from ranksr.train.sr import SRLearner
 from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World
@@ -184,7 +184,6 @@ def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(
 
         trained = learner(config, "ranksrgan")
         trained.validate = lambda: {"psnr": 0.0}  # type: ignore[method-assign]
-        trained.picture = lambda: None  # type: ignore[method-assign]
         place = loop.Place("ranksrgan", str(tmp_path / folder), str(tmp_path / "tensorboard" / folder))
         loop.fit(trained, batches, training, place, World(compute=compute), lambda _: None)
         return trained
@@ -265,20 +264,25 @@ def test_a_logged_step_shows_gradient_norms_and_the_ranking_score_of_the_fakes(c
         )
 
 
-def test_the_picture_shows_lr_bicubic_sr_and_hr_side_by_side(config: Config, photograph: np.ndarray) -> None:
-    trained = learner(config, "srresnet")
-    assert trained.picture() is None
-    hr = np.ascontiguousarray(photograph[:240, :200])
-    trained.validation = [(images.downscale(hr), hr)]
-    strip = trained.picture()
-    assert strip.shape == (192, 4 * 192, 3)
-    assert np.array_equal(strip[:, 3 * 192 :], hr[24:216, 4:196])
-    assert np.array_equal(strip[:, 192 : 2 * 192], images.upscale_bicubic(images.downscale(hr))[24:216, 4:196])
-    assert (strip[:4, :4] == strip[0, 0]).all()  # one LR pixel
+def test_the_pictures_show_the_middle_of_some_validation_images(config: Config, photograph: np.ndarray) -> None:
+    trained = learner(config, "srresnet", Fixed("pirm", "niqe", None))
+    trained.validate()
+    assert trained.pictures() == {}
+    hr, small = (np.ascontiguousarray(photograph[:height, :width]) for height, width in ((240, 200), (100, 120)))
+    trained.validation = [(images.downscale(hr), hr), (images.downscale(small), small), (images.downscale(hr), hr)]
+    trained.pictured = {2: "a", 1: "b"}
+    trained.validate()
+    found = trained.pictures()
+    assert list(found) == ["a", "b"]
+    assert list(found["a"]) == ["lr", "bicubic", "sr", "hr"]
+    assert np.array_equal(found["a"]["hr"], hr[24:216, 4:196])
+    assert np.array_equal(found["a"]["bicubic"], images.upscale_bicubic(images.downscale(hr))[24:216, 4:196])
+    assert np.array_equal(found["a"]["lr"], images.downscale(hr)[6:54, 1:49])
+    assert np.array_equal(found["a"]["sr"], trained._upscale(images.downscale(hr))[24:216, 4:196])
     assert trained.generator.training
-    small = np.ascontiguousarray(photograph[:100, :120])
-    trained.validation += [(images.downscale(small), small)] * 5
-    assert trained.picture().shape == (192 + 3 * 100, 4 * 192, 3)  # four rows, smaller ones filled up
+    strip = pictures.strip(found)
+    assert strip.shape == (192 + 100, 4 * 192, 3)  # two rows, the smaller one filled up
+    assert (strip[:4, :4] == strip[0, 0]).all()  # one LR pixel
 
 
 def test_validation_scores_sr_images_with_the_scoring_engine(

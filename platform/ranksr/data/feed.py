@@ -25,7 +25,7 @@ class SubImages:
     left out."""
 
     def __init__(self, table: pa.Table, smallest_px: int = 0) -> None:
-        self._lr, self._hr = table["lr"], table["hr"]
+        self._lr, self._hr, self._places = table["lr"], table["hr"], table.select(["image_id", "y", "x"])
         fits = _png_sides(table["hr"]).min(axis=1) >= smallest_px
         self._rows = np.flatnonzero(fits)
         names = table["image_id"].to_numpy()
@@ -41,6 +41,11 @@ class SubImages:
         """LR and HR, uint8 HWC RGB."""
         row = int(self._rows[index])
         return images.decode(self._lr[row].as_py()), images.decode(self._hr[row].as_py())
+
+    def name(self, index: int) -> str:
+        """`<image_id>_<y>_<x>`, by which no other sub-image is called."""
+        (place,) = self._places.slice(int(self._rows[index]), 1).to_pylist()
+        return "{image_id}_{y}_{x}".format(**place)
 
 
 def _png_sides(pngs: pa.ChunkedArray) -> np.ndarray:

@@ -59,17 +59,15 @@ class Side:
 
 
 def compare(paths: Sequence[str], method: str | None = None) -> str:
-    """Tables and differences for a terminal.
+    """Tables and differences for a terminal, of what `read_sides` reads. Raises UserError."""
+    return text_of(read_sides(paths, method), method)
 
-    A path is that of a run (all methods of its evaluation, or `method`), RUN/ablation/NAME/TRIAL with all its seeds, or
-    RUN/ablation/NAME, which is all its trials, the base first. The methods of a run alone are compared with each other:
-    with `method`, or with the first. Raises UserError for what has no scores to compare.
-    """
-    alone = len(paths) == 1
-    sides = read_sides(paths, method, whole=alone)
-    if alone and len(sides[0].scores) > 1:
-        sides = _methods(sides[0], method)
-    base, *others = sides
+
+def text_of(sides: Sequence[Side], method: str | None = None) -> str:
+    """Tables and differences for a terminal. The methods of a side alone are compared with each other: with `method`,
+    or with the first. Raises UserError for what has no scores in common."""
+    base, *others = _methods(sides[0], method) if len(sides) == 1 and len(sides[0].scores) > 1 else sides
+    sides = [base, *others]
     present = [key for side in sides for scores in side.scores.values() for key in scores]
     columns = summary.columns_of(base.configs[0], present)
     sections = {
@@ -85,9 +83,14 @@ def compare(paths: Sequence[str], method: str | None = None) -> str:
     return "\n".join(f"{title}\n{text}" for title, text in sections.items() if text).rstrip()
 
 
-def read_sides(paths: Sequence[str], method: str | None = None, whole: bool = True) -> list[Side]:
-    """The sides of all paths. Of a run `method` alone, or with `whole` every method. Raises UserError."""
-    return [side for path in paths for side in _read(path.rstrip("/"), method, whole)]
+def read_sides(paths: Sequence[str], method: str | None = None) -> list[Side]:
+    """The sides of all paths.
+
+    A path is that of a run, RUN/ablation/NAME/TRIAL with all its seeds, or RUN/ablation/NAME, which is all its trials,
+    the base first. Of several runs the scores of `method` alone where it is named; their pictures are of every method.
+    Raises UserError for what has no scores to compare.
+    """
+    return [side for path in paths for side in _read(path.rstrip("/"), method, whole=len(paths) == 1)]
 
 
 def _means(sides: Sequence[Side], columns: Sequence[tables.Column]) -> str:
@@ -138,6 +141,7 @@ def _run(path: str, root: str, method: str | None, whole: bool) -> Side:
     scores = records.scores_by_label(rows, "method")
     if method and method not in scores:
         raise UserError(f"{path} has no scores of the method {method}: choose one of {', '.join(scores)}")
+    labels = {name: f"{path}:{name}" for name in ("lr", *scores, "hr")}
     scores = {name: scores[name] for name in ([method] if method and not whole else scores)}
     printed = []
     for name, of in scores.items():
@@ -145,7 +149,6 @@ def _run(path: str, root: str, method: str | None, whole: bool) -> Side:
         for test_set in dict.fromkeys(test_set for test_set, _ in known):
             values = {metric: value for (place, metric), value in known.items() if place == test_set}
             printed.append(f"{path}, {name}: Table 2, {test_set}: {_scores_text(values)}")
-    labels = {name: f"{path}:{name}" for name in ("lr", *scores, "hr")}
     return Side(path, [config], scores, _of_evaluation(_depends(stage)), printed, [], [(stage, labels)])
 
 

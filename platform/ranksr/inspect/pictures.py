@@ -1,4 +1,4 @@
-"""Pictures of runs and trials beside each other: the page of `ranksr compare --html`, and `ranksr figure`."""
+"""Pictures of runs and trials: what there is to show, and `ranksr figure`."""
 
 import dataclasses
 import difflib
@@ -13,9 +13,9 @@ from matplotlib.patches import Rectangle
 from ranksr import SCALE, images, storage
 from ranksr.errors import UserError
 from ranksr.inspect import compare
+from ranksr.inspect.validation import read_sources
 from ranksr.report import gallery, tables
 from ranksr.report.gallery import Shot, Source
-from ranksr.templates import render
 
 FORMATS = ("png", "pdf", "svg")
 FRAME_COLOUR = "#ff2800"
@@ -33,30 +33,46 @@ class Crop:
     size: int
 
 
-def write_page(paths: Sequence[str], method: str | None, folder: str, text: str) -> str:
-    """Write the viewer of all that `paths` hold into `folder`, under `text`, the comparison; return the page.
+@dataclasses.dataclass(frozen=True)
+class Album:
+    """What can be shown of some runs and trials."""
 
-    `folder` is local or s3://bucket/prefix, and works on its own. Raises UserError where there is no picture.
-    """
-    sides = compare.read_sides(paths, method)
-    folder = storage.absolute(folder)
-    if not gallery.write_gallery(folder, _sources(sides, paths), sides[0].configs[0].scoring.metrics, paths):
-        raise UserError(f"{', '.join(paths)}: the evaluations hold no pictures; run them again with `ranksr`")
-    page = storage.join(folder, "index.html")
-    storage.write_bytes(page, render("viewer.html.j2", paths=list(paths), text=text).encode())
-    return page
+    paths: Sequence[str]
+    """The runs and trials."""
+    sources: list[Source]
+    metrics: Sequence[str]
+    of_validation: bool = False
+
+    @property
+    def title(self) -> str:
+        return ", ".join(self.paths) + ": validation" * self.of_validation
+
+    @property
+    def arguments(self) -> list[str]:
+        """The arguments of `ranksr figure` for it."""
+        return [*self.paths, *["--validation"] * self.of_validation]
 
 
-def _sources(sides: Sequence[compare.Side], paths: Sequence[str]) -> list[Source]:
-    """The sources of all sides; the methods of a run alone need not be named by it."""
+def open_album(paths: Sequence[str], validation: bool) -> Album:
+    """Of the test images of `paths`, or of their validation images. Raises UserError."""
+    return of_validations(paths, None) if validation else of_sides(compare.read_sides(paths), paths)
+
+
+def of_sides(sides: Sequence[compare.Side], paths: Sequence[str]) -> Album:
+    """Test images by the methods of all sides, those of `paths`; the methods of a run alone need not be named by it."""
     found = [source for side in sides for source in side.sources]
     if len(paths) == len(found) == 1:
-        return [dataclasses.replace(source, labels={name: name for name in source.labels}) for source in found]
-    return found
+        found = [dataclasses.replace(source, labels={name: name for name in source.labels}) for source in found]
+    return Album(paths, found, sides[0].configs[0].scoring.metrics)
 
 
-def figure(paths: Sequence[str], image: str, crop: str | None, methods: str | None, out: str) -> None:
-    """Write one test image with a framed square, and that square by each method: the form of the paper's Figure 5.
+def of_validations(paths: Sequence[str], method: str | None) -> Album:
+    """Validation images by every training of `paths`, or by `method`, at each step that it kept. Raises UserError."""
+    return Album(paths, read_sources(paths, method), (), of_validation=True)
+
+
+def figure(album: Album, image: str, crop: str | None, methods: str | None, out: str) -> None:
+    """Write one image with a framed square, and that square by each method: the form of the paper's Figure 5.
 
     `image`: its name or TEST_SET/NAME; `crop`: `y,x,size` in pixels of the HR image (None: the square of most detail);
     `methods`: labels as the viewer shows them, separated by commas (None: those it shows first); `out`: a .png, .pdf or
@@ -65,33 +81,33 @@ def figure(paths: Sequence[str], image: str, crop: str | None, methods: str | No
     kind = out.rpartition(".")[2].lower()
     if kind not in FORMATS:
         raise UserError(f"--out {out} ends in none of {', '.join('.' + each for each in FORMATS)}")
-    sides = compare.read_sides(paths)
-    sources = _sources(sides, paths)
-    shot = _named(gallery.shots(sources), image)
-    labels = gallery.labels_of([shot], sources)
+    shot = named(gallery.shots(album.sources), image)
+    labels = gallery.labels_of([shot], album.sources)
     chosen = [name.strip() for name in methods.split(",")] if methods else gallery.first_shown(labels)
     if strange := [name for name in chosen if name not in labels]:
         raise UserError(f"--methods {', '.join(strange)}: {shot.name} has pictures of {', '.join(labels)}")
     whole = images.decode(storage.read_bytes(shot.reference))
-    square = _crop(crop, whole)
-    drawn = _draw(shot, whole, square, chosen, sides[0].configs[0].scoring.metrics)
+    square = read_crop(crop, whole)
+    drawn = _draw(shot, whole, square, chosen, album.metrics)
     data = io.BytesIO()
     drawn.savefig(data, format=kind, dpi=DOTS_PER_INCH)
     storage.write_bytes(storage.absolute(out), data.getbuffer())
 
 
-def _named(shots: Sequence[Shot], name: str) -> Shot:
+def named(shots: Sequence[Shot], name: str) -> Shot:
+    """The image that --image names. Raises UserError."""
     found = [shot for shot in shots if name in (shot.name, shot.image)]
     if not found:
         near = difflib.get_close_matches(name, [shot.name for shot in shots], 5, cutoff=0.3)
         known = ", ".join(near or [shot.name for shot in shots[:5]])
-        raise UserError(f"--image {name} is none of the {len(shots)} test images: e.g. {known}")
+        raise UserError(f"--image {name} is none of the {len(shots)} images: e.g. {known}")
     if len(found) > 1:
         raise UserError(f"--image {name} is in several test sets: give {' or '.join(shot.name for shot in found)}")
     return found[0]
 
 
-def _crop(text: str | None, hr: np.ndarray) -> Crop:
+def read_crop(text: str | None, hr: np.ndarray) -> Crop:
+    """The square that --crop names, else the one of most detail. Raises UserError where it is not inside the image."""
     if text is None:
         y, x, height, width = gallery.region_of_detail(hr)
         return Crop(y, x, min(height, width))
@@ -125,7 +141,7 @@ def _draw(shot: Shot, whole: np.ndarray, crop: Crop, methods: Sequence[str], met
         corner = left + 0.1 + column * (CROP_INCHES + 0.08)
         bottom = height - (row + 1) * (CROP_INCHES + caption_inches) + caption_inches
         axes = page.add_axes((corner / width, bottom / height, CROP_INCHES / width, CROP_INCHES / height))
-        axes.imshow(_pixels(shot.files[method], whole, crop), interpolation="nearest")
+        axes.imshow(cut(shot.files[method], whole, crop), interpolation="nearest")
         axes.set_axis_off()
         centre = (corner + CROP_INCHES / 2) / width
         page.text(centre, (bottom - 0.05) / height, method, ha="center", va="top", fontsize=8, fontweight="bold")
@@ -138,7 +154,7 @@ def _draw(shot: Shot, whole: np.ndarray, crop: Crop, methods: Sequence[str], met
     return page
 
 
-def _pixels(path: str, whole: np.ndarray, crop: Crop) -> np.ndarray:
+def cut(path: str, whole: np.ndarray, crop: Crop) -> np.ndarray:
     """The square of one picture; LR's pixels become squares of 4."""
     picture = images.decode(storage.read_bytes(path))
     factor = whole.shape[0] // picture.shape[0]

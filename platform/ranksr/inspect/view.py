@@ -1,30 +1,37 @@
-"""`ranksr view`: a local page over runs: states, curves laid over each other, scores, reports and all pictures."""
+"""`ranksr view`: local pages over runs: states, curves laid over each other, scores, what stages left, all pictures."""
 
 import asyncio
 import dataclasses
+import functools
 import logging
 import pathlib
 import secrets
 import time
 import urllib.parse
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from ranksr import storage
-from ranksr.errors import UserError
-from ranksr.inspect import compare
-from ranksr.report import duration, figures, gallery
+from ranksr.errors import StorageError, UserError
+from ranksr.inspect import compare, pictures, validation
+from ranksr.report import duration, figures, gallery, read_ranker, remarks
+from ranksr.report.page import stage_values
 from ranksr.runs import METRICS, RUN_FILE, Run, Stage
 from ranksr.templates import render
 from ranksr.train.journal import read_metrics
+from ranksr.train.pictures import VALIDATION, kept
 
 log = logging.getLogger(__name__)
 
 LOCAL = ("127.0.0.1", "localhost", "::1")
+GALLERIES = ("pictures", VALIDATION)
+"""Pages of pictures: of test images by every method, and of validation images by trainings at their kept steps."""
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".csv": "text/csv", ".md": "text/plain"}
 TYPES |= {".png": "image/png", ".jpg": "image/jpeg"}
+Kept = dict[str, dict[str, dict[int, list[str]]]]
+"""Run to `train.pictures.kept` of it."""
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -38,6 +45,10 @@ class Row:
     """`450 of 800`; empty for what is no training."""
     left: str
     """Time left, estimated from the steps seen since this page was opened first."""
+    kept: str
+    """`3 steps`: those that it kept pictures of."""
+    link: str
+    """Place of the viewer of these; empty without one."""
 
 
 class Site:
@@ -46,60 +57,83 @@ class Site:
     def __init__(self, paths: Sequence[str]) -> None:
         """Raises UserError where a path is neither a run nor a folder of runs."""
         self.roots = [root for path in paths for root in _runs_in(path)]
-        self._shown: dict[str, str] = {}  # address below /pictures/ to the stored picture
+        self._shown: dict[str, dict[str, str]] = {}  # of each of GALLERIES, address below it to the stored picture
         self._first_seen: dict[str, tuple[int, float]] = {}
 
     def overview(self) -> str:
         """The first page."""
         curves: dict[str, list[dict[str, Any]]] = {}
+        seen = self._kept()
         runs: list[dict[str, Any]] = []
         for number, root in enumerate(self.roots):
-            run = Run(root)
             rows = []
-            for stage in [*run.stages(), *run.trials.stages()]:
+            for stage in _stages(root):
                 name = stage.folder.removeprefix(root).strip("/")
                 found = read_metrics(stage.path(METRICS))
                 if any("niqe" in row for row in found) and (not stage.done or "/" not in name):  # trials: the report
                     curves[f"{_name(root)}/{name}"] = found
-                rows.append(self._row(name, stage, found))
-            has_report = storage.exists(run.path("report", "index.html"))
+                rows.append(self._row(name, stage, found, _link(seen, root, name)))
+            has_report = storage.exists(Run(root).path("report", "index.html"))
             runs.append(
                 {"number": number, "root": root, "rows": rows, "has_report": has_report, "scores": _scores(root)}
             )
         busy = any(row.state == "unfinished" for each in runs for row in each["rows"])
-        return render("view.html.j2", runs=runs, curves=figures.overlaid(curves), busy=busy)
+        return render(
+            "view.html.j2", runs=runs, curves=figures.overlaid(curves), busy=busy, has_kept=any(seen.values())
+        )
 
-    def _row(self, name: str, stage: Stage, found: list[dict[str, Any]]) -> Row:
+    def _row(self, name: str, stage: Stage, found: list[dict[str, Any]], link: tuple[str, str]) -> Row:
         steps = _steps(stage)
         if not found or steps is None:
-            return Row(name, stage.state, "", "")
+            return Row(name, stage.state, "", "", "", "")
         step, now = max(row["step"] for row in found), time.monotonic()
         first, begun = self._first_seen.setdefault(stage.folder, (step, now))
         left = "" if stage.done or step <= first else duration((steps - step) * (now - begun) / (step - first))
-        return Row(name, stage.state, f"{step} of {steps}", left)
+        return Row(name, stage.state, f"{step} of {steps}", left, *link)
 
-    def gallery(self) -> str:
-        """gallery.js of every evaluation that is done. Remembers which pictures it names."""
-        sides = [side for root in self.roots if _is_evaluated(root) for side in compare.read_sides([root])]
-        sources = [source for side in sides for source in side.sources]
+    def _kept(self) -> Kept:
+        return {root: kept(root) for root in self.roots}
+
+    def gallery(self, name: str) -> str:
+        """gallery.js of one of GALLERIES: of every evaluation that is done, or of every training that kept pictures.
+        Remembers which pictures it names."""
+        evaluated = [root for root in self.roots if _is_evaluated(root)]
+        paths = _paths(self._kept()) if name == VALIDATION else evaluated
+        album = pictures.open_album(paths, name == VALIDATION) if paths else pictures.Album([], [], ())
         shown: dict[str, str] = {}
 
         def address(place: str, path: str) -> str:
             shown[place] = path
             return urllib.parse.quote(place)
 
-        metrics = sides[0].configs[0].scoring.metrics if sides else ()
-        described = gallery.describe(gallery.shots(sources), sources, metrics, self.roots, address)
-        self._shown = shown
+        shots = gallery.shots(album.sources)
+        described = gallery.describe(shots, album.sources, album.metrics, album.arguments, address)
+        self._shown[name] = shown
         return gallery.script(described)
 
-    def picture(self, place: str) -> bytes | None:
-        """A picture or thumbnail that `gallery` named; None for all else."""
-        path = self._shown.get(place)
+    def picture(self, name: str, place: str) -> bytes | None:
+        """A picture or thumbnail that the gallery `name` showed; None for all else."""
+        path = self._shown.get(name, {}).get(place)
         if path is None or not _is_inside(path, self.roots):
             return None
         png = storage.read_bytes(path)
         return gallery.thumbnail(png) if place.startswith("thumbnails/") else png
+
+    def stages(self, number: int) -> str | None:
+        """The page of what a run's own stages left so far: rank datasets, Rankers, trainings; None for no run."""
+        if number >= len(self.roots):
+            return None
+        run = Run(self.roots[number])
+        config, begun = run.config(), {stage.name: stage for stage in run.stages()}
+        rows = {name: read_metrics(stage.path(METRICS)) for name, stage in begun.items()}
+        curves = {name: found for name, found in rows.items() if found}
+        ranked = {name: begun.get(config.learns_from(name)) for name in config.rankers}
+        rankers = [
+            read_ranker(config, name, stage, run.path(name))
+            for name, stage in ranked.items()
+            if stage and storage.list_tables(stage.folder)
+        ]
+        return render("run.html.j2", root=run.root, **stage_values(rankers, curves, remarks(config), ()))
 
     def report_file(self, number: int, name: str) -> bytes | None:
         """A file of a run's report; None for all else."""
@@ -137,6 +171,30 @@ def _scores(root: str) -> str:
     return compare.compare([root]) if _is_evaluated(root) else ""
 
 
+def _stages(root: str) -> list[Stage]:
+    """The stages of a run, and of its trials, that have begun."""
+    run = Run(root)
+    return [*run.stages(), *run.trials.stages()]
+
+
+def _paths(seen: Kept) -> list[str]:
+    """The runs whose trainings kept pictures, and the trainings of trials that did."""
+    runs = [root for root, found in seen.items() if any("/" not in folder for folder in found)]
+    return [*runs, *(storage.join(root, folder) for root, found in seen.items() for folder in found if "/" in folder)]
+
+
+def _link(seen: Kept, root: str, folder: str) -> tuple[str, str]:
+    """The number of steps that a training kept, and the place where the first and last are shown; empty for none."""
+    found = seen[root].get(folder)
+    if not found:
+        return "", ""
+    label = storage.join(root, folder) if "/" in folder else validation.named(root, folder, len(_paths(seen)) == 1)
+    ends = dict.fromkeys([min(found), max(found)])
+    shown = [("method", name) for name in [*(validation.at(label, step) for step in ends), "hr"]]
+    place = urllib.parse.urlencode([("image", f"{VALIDATION}/{found[max(found)][0]}"), *shown])
+    return f"{len(found)} step{'s' * (len(found) > 1)}", f"{VALIDATION}/#{place}"
+
+
 def _steps(stage: Stage) -> int | None:
     """Steps of a training; None for another stage."""
     for key, value in stage.settings.items():
@@ -169,6 +227,13 @@ def application(site: Site, token: str | None = None) -> web.Application:
         response.set_cookie("ranksr_token", token, httponly=True, samesite="Strict")
         return response
 
+    @web.middleware
+    async def explained(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except (UserError, StorageError) as error:
+            raise web.HTTPInternalServerError(text=str(error)) from error
+
     def page(make: Callable[[], str], kind: str) -> Handler:
         async def answer(_: web.Request) -> web.Response:
             return web.Response(text=await asyncio.to_thread(make), content_type=kind, charset="utf-8")
@@ -185,18 +250,31 @@ def application(site: Site, token: str | None = None) -> web.Application:
 
         return answer
 
-    def viewer() -> str:
-        return render("viewer.html.j2", paths=[_name(root) for root in site.roots], text="")
+    async def run_page(request: web.Request) -> web.Response:
+        text = await asyncio.to_thread(site.stages, int(request.match_info["number"]))
+        if text is None:
+            raise web.HTTPNotFound
+        return web.Response(text=text, content_type="text/html", charset="utf-8")
 
-    app = web.Application(middlewares=[guard])
+    def viewer(name: str) -> str:
+        title = ", ".join(_name(root) for root in site.roots)
+        return render("viewer.html.j2", title=f"{title}: {name}", text="", inside=None)
+
+    def galleries() -> Iterator[web.RouteDef]:
+        for name in GALLERIES:
+            yield web.get(f"/{name}/", page(functools.partial(viewer, name), "text/html"))
+            yield web.get(f"/{name}/gallery.js", page(functools.partial(site.gallery, name), "text/javascript"))
+            for file_name, kind in (("viewer.js", "text/javascript"), ("viewer.css", "text/css")):
+                yield web.get(f"/{name}/{file_name}", page(functools.partial(gallery.viewer_file, file_name), kind))
+            read = functools.partial(lambda name, request: site.picture(name, request.match_info["name"]), name)
+            yield web.get(f"/{name}/{{name:.+}}", file(read))
+
+    app = web.Application(middlewares=[guard, explained])
     app.add_routes(
         [
             web.get("/", page(site.overview, "text/html")),
-            web.get("/pictures/", page(viewer, "text/html")),
-            web.get("/pictures/gallery.js", page(site.gallery, "text/javascript")),
-            web.get("/pictures/viewer.js", page(lambda: gallery.viewer_file("viewer.js"), "text/javascript")),
-            web.get("/pictures/viewer.css", page(lambda: gallery.viewer_file("viewer.css"), "text/css")),
-            web.get("/pictures/{name:.+}", file(lambda request: site.picture(request.match_info["name"]))),
+            *galleries(),
+            web.get(r"/run/{number:\d+}/", run_page),
             web.get(
                 r"/report/{number:\d+}/{name:.+}",
                 file(lambda request: site.report_file(int(request.match_info["number"]), request.match_info["name"])),

@@ -5,7 +5,7 @@ from ranksr.report.ablation.summary import ablation_text
 from ranksr.report.page import build_report, duration, results_table_text
 from ranksr.report.people import read_studies
 from ranksr.report.rank.words import rank_dataset_json, rank_dataset_text
-from ranksr.report.story import RankerStory, Story, remarks
+from ranksr.report.story import RankerStory, Story, read_ranker, remarks
 
 __all__ = [
     "RankerStory",
@@ -17,6 +17,7 @@ __all__ = [
     "rank_dataset_text",
     "read_ablation",
     "read_ablations",
+    "read_ranker",
     "read_studies",
     "remarks",
     "results_table_text",

@@ -139,11 +139,27 @@ def describe(
             "centre": [x + width // 2, y + height // 2],
             "thumbnail": address(f"thumbnails/{shot.test_set}/{shot.image}.jpg", shot.reference),
             "files": files,
-            "scores": {label: scores for label, scores in shot.scores.items() if scores},
+            "scores": scores_of(shot),
         }
 
     with concurrent.futures.ThreadPoolExecutor(FILES_AT_ONCE) as pool:
-        entries = list(pool.map(entry, found))
+        return described(found, sources, metrics, paths, list(pool.map(entry, found)))
+
+
+def scores_of(shot: Shot) -> dict[str, dict[str, float]]:
+    """Label to metric to score, of what has scores."""
+    return {label: scores for label, scores in shot.scores.items() if scores}
+
+
+def described(
+    found: Sequence[Shot],
+    sources: Sequence[Source],
+    metrics: Sequence[str],
+    paths: Sequence[str],
+    entries: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """What viewer.js reads; `entries`: of each image."""
+    labels = labels_of(found, sources)
     return {
         "methods": labels,
         "shown": first_shown(labels),

@@ -2,7 +2,7 @@
 
 import base64
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
@@ -89,13 +89,12 @@ def people_section(found: Mapping[str, Any]) -> Markup:
     return Markup(text)  # the template has escaped what it was given
 
 
-def _png_uri(png: bytes) -> str:
-    """The bytes of a PNG file inside an address."""
-    return "data:image/png;base64," + base64.b64encode(png).decode()
+def image_uri(data: bytes, kind: str = "png") -> str:
+    """The bytes of an image file inside an address."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _html(story: Story, table: tables.Results, studies: list[Study], has_pictures: bool) -> str:
-    drawn = [(stage, figures.training(stage, rows)) for stage, rows in story.curves.items()]
     return render(
         "page.html.j2",
         story=story,
@@ -103,25 +102,39 @@ def _html(story: Story, table: tables.Results, studies: list[Study], has_picture
         table=table,
         headings=_headings(table.columns),
         directions=_directions(table.columns),
-        notes=_notes(story, table),
         any_paper=any(column.has_paper for column in table.columns),
-        convergence=figures.convergence(story.curves),
-        curves=[(stage, figure) for stage, figure in drawn if figure],
         has_pictures=has_pictures,
-        words=words,
-        png_uri=_png_uri,
-        accuracy=accuracy,
-        rankers=[_ranker_section(ranker, several=len(story.rankers) > 1) for ranker in story.rankers],
+        **stage_values(story.rankers, story.curves, story.remarks, _notes(story, table)),
         studies=studies,
         asked=[(name, people_section(found)) for name, found in story.people.items()],
         noise=summary.NOISE,
         config_text=yaml.safe_dump(story.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True),
         duration=duration,
         plain=plain,
-        number=tables.number,
         headings_of=_headings,
         label_of=tables.labelled,
     )
+
+
+def stage_values(
+    rankers: Sequence[RankerStory],
+    curves: Mapping[str, Sequence[figures.Row]],
+    caveats: Sequence[str],
+    notes: Sequence[str],
+) -> dict[str, Any]:
+    """Values of stages.html.j2: rank datasets, Rankers and curves, and the remarks to read them and the results by."""
+    drawn = [(stage, figures.training(stage, rows)) for stage, rows in curves.items()]
+    return {
+        "convergence": figures.convergence(curves),
+        "curves": [(stage, figure) for stage, figure in drawn if figure],
+        "rankers": [_ranker_section(ranker, several=len(rankers) > 1) for ranker in rankers],
+        "caveats": caveats,
+        "notes": notes,
+        "words": words,
+        "accuracy": accuracy,
+        "image_uri": image_uri,
+        "number": tables.number,
+    }
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,14 +6,17 @@ from typing import Any
 
 import pyarrow as pa
 
+from ranksr import storage
 from ranksr.config import Config, RankerConfig
 from ranksr.report.ablation.records import Ablation
+from ranksr.report.rank import statistics
 from ranksr.report.rank.statistics import Statistics
+from ranksr.runs import RANKER_SCORES, Stage
 
 
 @dataclasses.dataclass(frozen=True)
 class RankerStory:
-    """A finished Ranker and the rank dataset that it learned from."""
+    """A Ranker and the rank dataset that it learns from."""
 
     name: str
     config: RankerConfig
@@ -21,6 +24,16 @@ class RankerStory:
     """With the patches of the flips."""
     scores: pa.Table | None
     """A row per validation location, as `train.held_out.SCHEMA` says; None where there is no such file."""
+
+
+def read_ranker(config: Config, name: str, ranked: Stage, folder: str) -> RankerStory:
+    """The Ranker of this name and its rank dataset, as far as they are there; `folder`: of its training.
+
+    Raises UserError where the rank dataset has no part yet.
+    """
+    scores, path = statistics.read_scores(ranked, config.rankers[name]), storage.join(folder, RANKER_SCORES)
+    judged = storage.read_table(path) if storage.exists(path) else None
+    return RankerStory(name, config.rankers[name], statistics.summarise(scores, with_patches=True), judged)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -19,6 +19,7 @@ from ranksr.runs import RANKER_SCORES, WEIGHTS
 from ranksr.train import held_out, hparams
 from ranksr.train.journal import Place
 from ranksr.train.loop import Learner, validated_by
+from ranksr.train.pictures import MOST_IMAGES
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.refresh import Refresher
 from ranksr.train.sr import SRLearner
@@ -57,7 +58,9 @@ class SRJob:
         config, method = self.config, self.config.methods[self.method]
         self.judge.load()  # what is wrong with a model is said now, on every worker
         held_out = SubImages(copy.read(self.patches, "val"))
-        chosen = evenly(len(held_out), config.validation.num_patches)[world.worker_rank :: world.num_workers]
+        every = evenly(len(held_out), config.validation.num_patches)
+        chosen = every[world.worker_rank :: world.num_workers]
+        shown = {every[place] for place in evenly(len(every), MOST_IMAGES)}
         learner = SRLearner(
             method,
             config.perceptual,
@@ -67,6 +70,7 @@ class SRJob:
             start=checkpoints.start_weights(self.start, method.generator) if self.start else None,
             steering=self._steering(world, copy) if self.rankers else None,
             validation=[held_out.pair(index) for index in chosen],
+            pictured={place: held_out.name(index) for place, index in enumerate(chosen) if index in shown},
         )
         crops = SubImages(copy.read(self.patches, "train"), method.hr_patch_px)
         self._tell_left_out(crops, world)

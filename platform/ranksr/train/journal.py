@@ -1,4 +1,4 @@
-"""Records of a training: metrics.jsonl, TensorBoard, and the rates of its progress line.
+"""Records of a training: metrics.jsonl, TensorBoard, pictures of validations, and the rates of its progress line.
 
 TensorBoard shows each stage as a run of its own with the same tags: `train/` loss terms, learning rate, gradient norms;
 `val/` metrics and pictures; `speed/`. Its custom scalars lay NIQE and PSNR of all runs over each other (Figure 6).
@@ -13,14 +13,13 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 import tensorboardX
 import torch
 
 from ranksr import storage
 from ranksr.config import Training
 from ranksr.runs import METRICS
-from ranksr.train import hparams
+from ranksr.train import hparams, pictures
 from ranksr.train.world import World
 
 T = TypeVar("T")
@@ -39,7 +38,7 @@ class Place:
 
     name: str
     folder: str
-    """<stage>: checkpoints/, metrics.jsonl, weights.pt."""
+    """<stage>: checkpoints/, metrics.jsonl, images/validation/, weights.pt."""
     tensorboard: str
     settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     """Hyper-parameters in TensorBoard, under the same keys in every run."""
@@ -70,14 +69,15 @@ def _reasons(row: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
 
 class Journal:
-    """metrics.jsonl and TensorBoard of one stage, written by the first worker.
+    """metrics.jsonl, TensorBoard and pictures of one stage, written by the first worker.
 
     What an earlier start wrote after the step that this one resumes from is dropped, so that each step appears once.
     """
 
     def __init__(self, place: Place, start_step: int) -> None:
-        self._path = storage.join(place.folder, METRICS)
+        self._folder, self._path = place.folder, storage.join(place.folder, METRICS)
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= start_step]
+        pictures.forget_after(place.folder, start_step)
         if not start_step:  # killed before its first checkpoint: TensorBoard would draw that start's curves too
             for name, _ in storage.list_files(place.tensorboard):
                 storage.delete(storage.join(place.tensorboard, name))
@@ -103,9 +103,11 @@ class Journal:
             if not math.isnan(value):
                 self._board.add_scalar(f"{group}/{name}", value, step)
 
-    def picture(self, step: int, image: np.ndarray) -> None:
-        """A uint8 HWC RGB image in TensorBoard."""
-        self._board.add_image(PICTURE, image, step, dataformats="HWC")
+    def pictures(self, step: int, found: pictures.Pictures, keep: bool) -> None:
+        """Pictures of a validation in TensorBoard, and as files where they are to be kept."""
+        self._board.add_image(PICTURE, pictures.strip(found), step, dataformats="HWC")
+        if keep:
+            pictures.write(self._folder, step, found)
 
     def save(self) -> None:
         write_metrics(self._path, self.rows)

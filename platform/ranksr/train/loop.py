@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-import numpy as np
 import torch
 
 from ranksr import metrics, storage
@@ -15,6 +14,7 @@ from ranksr.config import Training
 from ranksr.data.feed import Batch
 from ranksr.runs import CHECKPOINTS, WEIGHTS
 from ranksr.train.journal import Journal, Pace, Place, pace_line
+from ranksr.train.pictures import Pictures, is_kept
 from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
@@ -43,8 +43,8 @@ class Learner(Protocol):
         """Metrics on the validation images, the same on every worker."""
         ...
 
-    def picture(self) -> np.ndarray | None:
-        """A validation image to look at, uint8 HWC RGB, from the first worker."""
+    def pictures(self) -> Pictures:
+        """Some images of the last validation to look at, the same on every worker; empty where there is none."""
         ...
 
     def state(self) -> dict[str, Any]: ...
@@ -138,7 +138,7 @@ def fit(
             last = step == training.steps
             with pace.paused():
                 if last or step % training.validate_every_steps == 0:
-                    values = _validate(learner, step, journal, place)
+                    values = _validate(learner, training, step, journal, place)
                     best = keep_best(learner, training, values, step, best, checkpoints, world)
                     report({"step": step, **values})
                 stopped = not last and world.any(stop())
@@ -175,12 +175,14 @@ def _log(
         log.info("%s: step %d/%d  %s  %s", place.name, step, training.steps, _listed(losses), pace_line(rates))
 
 
-def _validate(learner: Learner, step: int, journal: Journal | None, place: Place) -> dict[str, float]:
-    values = learner.validate()
+def _validate(
+    learner: Learner, training: Training, step: int, journal: Journal | None, place: Place
+) -> dict[str, float]:
+    values, pictures = learner.validate(), learner.pictures()
     if journal:
         journal.add(step, "val", values)
-        if (picture := learner.picture()) is not None:
-            journal.picture(step, picture)
+        if pictures:
+            journal.pictures(step, pictures, is_kept(training, step))
         log.info("%s: validation at step %d: %s", place.name, step, _listed(values))
     return values
 

@@ -20,6 +20,7 @@ from ranksr.train.loop import (
     restore_adam,
     set_learning_rate,
 )
+from ranksr.train.pictures import Pictures
 from ranksr.train.world import World, unwrap
 
 
@@ -72,8 +73,8 @@ class RankerLearner:
         found = summarise(self.world.gather(rows), self.labels.min_gap)
         return {name: found[name] for name in RANKER_VALIDATION}
 
-    def picture(self) -> None:
-        return None
+    def pictures(self) -> Pictures:
+        return {}
 
     def state(self) -> dict[str, Any]:
         return {"ranker": unwrap(self.ranker).state_dict(), "optimizer": self.optimizer.state_dict()}

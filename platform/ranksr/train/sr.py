@@ -1,14 +1,14 @@
 """SRLearner: trains a generator. The weights of the loss terms decide the method."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ranksr import SCALE, checkpoints, images, losses, metrics
+from ranksr import checkpoints, images, losses, metrics
 from ranksr.config import Discriminator, Method, Perceptual
 from ranksr.data.feed import Batch
 from ranksr.metrics.engine import Judge
@@ -22,20 +22,16 @@ from ranksr.train.loop import (
     set_learning_rate,
     validated_by,
 )
+from ranksr.train.pictures import Pictures, views
 from ranksr.train.steering import Steering
 from ranksr.train.world import World, unwrap
-
-PICTURE_PX = 192
-"""HR side of what TensorBoard shows of a validation image, from its middle."""
-MOST_PICTURES = 4
-"""Validation images that TensorBoard shows, of those of the first worker."""
 
 
 class SRLearner:
     """SRResNet, SRGAN, ESRGAN or RankSRGAN, as `method.weights` says. A network whose weight is 0 is not built.
 
     `start`: generator weights to begin with, or None. `steering`: the Rankers, needed for a rank-content weight.
-    `validation`: this worker's (LR, HR) pairs, uint8 HWC RGB.
+    `validation`: this worker's (LR, HR) pairs, uint8 HWC RGB. `pictured`: those of them that are shown, place to name.
     """
 
     def __init__(
@@ -48,6 +44,7 @@ class SRLearner:
         start: dict[str, torch.Tensor] | None,
         steering: Steering | None,
         validation: Sequence[tuple[np.ndarray, np.ndarray]],
+        pictured: Mapping[int, str] | None = None,
     ) -> None:
         self.method, self.world, self.judge, self.validation = method, world, judge, validation
         self.perceptual, self.steering = perceptual, steering
@@ -66,6 +63,8 @@ class SRLearner:
             self.discriminator = world.wrap(build_discriminator(discriminator, method.hr_patch_px))
             self.discriminator_optimizer = make_adam(self.discriminator, method.train, fused)
         self._gradients: dict[str, torch.Tensor] = {}
+        self.pictured = pictured or {}
+        self._seen: dict[int, np.ndarray] = {}
 
     @property
     def exported(self) -> nn.Module:
@@ -141,6 +140,7 @@ class SRLearner:
         names = validated_by(training_of_ranker=False, with_pi=self.judge.ma_model is not None)
         names = tuple(dict.fromkeys((*names, *(self.steering.metrics if self.steering else ()))))
         pictures = [self._upscale(lr) for lr, _ in self.validation]
+        self._seen = {place: pictures[place] for place in self.pictured}
         scores = self.judge.score(pictures, names, [hr for _, hr in self.validation]) if pictures else []
         seen = self.steering.score(pictures) if self.steering else [{} for _ in pictures]
         rows = self.world.gather(
@@ -160,24 +160,14 @@ class SRLearner:
             generator.train()
         return sr
 
-    @torch.no_grad()
-    def picture(self) -> np.ndarray | None:
-        """LR (enlarged without interpolation), bicubic, SR and HR side by side, in a row for each of some validation
-        images."""
-        if not self.validation:
-            return None
-        strips = [self._strip(lr, hr) for lr, hr in self.validation[:MOST_PICTURES]]
-        width = max(strip.shape[1] for strip in strips)
-        return np.concatenate([np.pad(strip, [(0, 0), (0, width - strip.shape[1]), (0, 0)]) for strip in strips])
-
-    def _strip(self, lr: np.ndarray, hr: np.ndarray) -> np.ndarray:
-        y, x = (max(0, (side - PICTURE_PX // SCALE) // 2) for side in lr.shape[:2])
-        large = lr.repeat(SCALE, axis=0).repeat(SCALE, axis=1)
-        strip = [
-            image[y * SCALE : y * SCALE + PICTURE_PX, x * SCALE : x * SCALE + PICTURE_PX]
-            for image in (large, images.upscale_bicubic(lr), self._upscale(lr), hr)
+    def pictures(self) -> Pictures:
+        """The `pictured` images of all workers as the last validation saw them, by name."""
+        own = [
+            (self.pictured[place], views(lr, sr, hr))
+            for place, sr in self._seen.items()
+            for lr, hr in [self.validation[place]]
         ]
-        return np.concatenate(strip, axis=1)
+        return dict(sorted(self.world.gather(own), key=lambda each: each[0]))
 
     def state(self) -> dict[str, Any]:
         state = {"generator": unwrap(self.generator).state_dict(), "optimizer": self.optimizer.state_dict()}

@@ -255,7 +255,8 @@
   const command = () => {
     const [y, x, height, width] = region();
     const size = Math.max(4, Math.min(height, width));
-    return `ranksr figure ${gallery.sources.map(quoted).join(" ")} --image ${quoted(state.image)} --crop ${y},${x},${size} ` +
+    const { image: of, y: top, x: left } = image().of || { image: state.image, y: 0, x: 0 }; // a square of an image
+    return `ranksr figure ${gallery.sources.map(quoted).join(" ")} --image ${quoted(of)} --crop ${y + top},${x + left},${size} ` +
       `--methods ${quoted(shown().join(","))} --out figure.png`;
   };
   const save = () => {
@@ -329,10 +330,20 @@
   const KEYS = "Keys: arrows move (Shift: faster), + and − zoom, 0 whole picture, 1 one to one, n and p next and previous image, " +
     "s side by side, l slider, f flicker, d difference, Space (held) the next method in flicker, [ and ] slider or gain, " +
     "w save as PNG, c the command for this figure.";
+  // One training at several steps, NAME@STEP, has a row of its own.
+  const training = (name) => (name.includes("@") ? name.slice(0, name.lastIndexOf("@")) : "");
   const drawControls = () => {
-    chips.replaceChildren(...gallery.methods.map((name) => button(brief(name), `show or hide ${name}`, () => toggle(name), {
-      "aria-pressed": String(state.methods.includes(name)), disabled: !Object.hasOwn(image().files, name) && !state.methods.includes(name),
-    })));
+    const chip = (name, label = brief(name)) => button(label, `show or hide ${name}`, () => toggle(name), {
+      "aria-pressed": String(state.methods.includes(name)), "aria-label": brief(name),
+      disabled: !Object.hasOwn(image().files, name) && !state.methods.includes(name),
+    });
+    const stepsOf = (of) => gallery.methods.filter((name) => training(name) === of);
+    const several = [...new Set(gallery.methods.map(training))].filter((of) => of && stepsOf(of).length > 1);
+    const alone = gallery.methods.filter((name) => !several.includes(training(name)));
+    chips.replaceChildren(...alone.map((name) => chip(name)), ...several.map((of) => make(
+      "div", { class: "chips steps", role: "group", "aria-label": `${brief(of)} at its steps` },
+      make("b", {}, brief(of)), ...stepsOf(of).map((name) => chip(name, name.slice(of.length + 1))),
+    )));
     modes.replaceChildren(...Object.entries(MODES).map(([mode, label]) => button(label, "", () => setMode(mode), { "aria-pressed": String(state.mode === mode) })));
     gainLabel.hidden = state.mode !== "difference";
     gain.value = Math.log2(state.gain);
@@ -437,6 +448,8 @@
   });
   addEventListener("hashchange", () => { if (readHash()) redraw(); });
   new ResizeObserver(place).observe(stage);
-  if (!readHash()) centre();
+  const linked = readHash();
+  if (!linked) centre();
   redraw();
+  if (!linked && fitted(ports()[0]) > state.zoom) whole(); // a small picture fills its port
 })();
