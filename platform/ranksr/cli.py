@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from ranksr import __version__, presets, runs, terminal
-from ranksr.errors import StorageError, UserError
+from ranksr.errors import mistake_behind
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def _guarded(builds: bool) -> Callable[[Callback], Callback]:
                 print("ranksr: interrupted; finished work is kept, the same command continues", file=sys.stderr)
                 return 128 + signal.SIGINT
             except Exception as error:
-                mistake = _mistake(error)
+                mistake = mistake_behind(error)
                 if mistake is None:
                     raise
                 sys.stdout.flush()
@@ -77,18 +77,6 @@ def _guarded(builds: bool) -> Callable[[Callback], Callback]:
         return guarded
 
     return decorate
-
-
-def _mistake(error: BaseException | None) -> UserError | StorageError | None:
-    """The error behind an exception that the user can mend: Ray wraps what its workers raise."""
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, UserError | StorageError):
-            return error
-        failures = getattr(error, "worker_failures", None)
-        error = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error.__cause__
-        seen += 1
-    return None
 
 
 def _print(text: str) -> None:
@@ -199,6 +187,26 @@ def show(root: str) -> int:
 
     _print(show.show(root))
     return 0
+
+
+@commands.command()
+@click.argument("config", required=False, type=click.Path())
+@OVERRIDES
+@INTO
+@click.option("--price-per-core-hour", type=click.FloatRange(min=0), metavar="USD", help="For the estimate of cost.")
+@click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), metavar="USD", help="For the estimate of cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as one JSON object.")
+@_guarded(builds=False)
+def doctor(as_json: bool, **asked: Any) -> int:
+    """Check this machine, the cluster, the run's storage and CONFIG before a long run. Exit code 1 on a failure.
+
+    It writes, reads and deletes small files in the run's storage, and may start nodes of a cluster that grows.
+    """
+    from ranksr.inspect import doctor
+
+    rows = doctor.examine(doctor.Asked(**asked))
+    _print(doctor.to_json(rows) if as_json else doctor.to_text(rows))
+    return doctor.exit_code(rows)
 
 
 @commands.command()
@@ -317,27 +325,18 @@ def score(
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 @click.option("--out", required=True, metavar="DIR", type=click.Path(), help="Folder or s3://bucket/prefix.")
-@click.option("--format", "form", type=click.Choice(["png", "jpg", "webp", "tiff"]), default="png", show_default=True)
+@click.option("--format", type=click.Choice(["png", "jpg", "webp", "tiff"]), default="png", show_default=True)
 @click.option("--quality", type=int, default=95, show_default=True, help="Of jpg and webp; webp of 100 is lossless.")
 @click.option("--suffix", default="_x4", show_default=True, help="Added to the photographs' names.")
 @click.option("--overwrite", is_flag=True, help="Make images again that are there.")
-@click.option("--tile", type=int, metavar="PX", help="Side of the tiles of a photograph (default: by free memory).")
+@click.option("--tile", "tile_px", type=int, metavar="PX", help="Side of a tile (default: by free memory).")
 @click.option("--bf16", is_flag=True, help="bfloat16 inside the network.")
 @click.option("--x8", "ensemble", is_flag=True, help="Mean over eight flips and rotations, 8 times as slow.")
 @click.option("--device", metavar="D", help="A torch device (default: the GPU where there is one).")
 @click.option("--jobs", type=int, metavar="N", help="Photographs side by side (default: one for each core).")
 @click.option("--ray", "on_ray", is_flag=True, help="Work on the cluster of RAY_ADDRESS, or a private Ray.")
 @_guarded(builds=True)
-def upscale(
-    model: str,
-    paths: tuple[str, ...],
-    out: str,
-    form: str,
-    jobs: int | None,
-    on_ray: bool,
-    tile: int | None,
-    **how: Any,
-) -> int:
+def upscale(model: str, paths: tuple[str, ...], out: str, jobs: int | None, on_ray: bool, **how: Any) -> int:
     """Upscale photographs by 4: MODEL is RUN, RUN:METHOD, RUN/ablation/NAME/TRIAL or a weights file.
 
     Images that are in DIR already are kept, so the same command continues where it was killed. Exit code 1 when a
@@ -346,7 +345,7 @@ def upscale(
     from ranksr import storage
     from ranksr.use import enlarge
 
-    order = enlarge.Order(model, storage.absolute(out), form, tile_px=tile, **how)
+    order = enlarge.Order(model, storage.absolute(out), **how)
     return enlarge.run(order, paths, jobs, on_ray or bool(os.environ.get("RAY_ADDRESS")))
 
 
