@@ -295,10 +295,10 @@ def estimate(config: Config, root: str | None, nodes: Sequence[Node], asked: Ask
     cost = schedule.cost({"": plan}, config.compute.num_workers, 1, run.trials.stages())
     if not cost.seconds:
         return str(cost)
-    return f"{cost}{_dollars(cost.seconds / 3600, nodes, asked)}"
+    return f"{cost}{dollars(cost.seconds / 3600, nodes, asked)}"
 
 
-def _dollars(hours: float, nodes: Sequence[Node], asked: Asked) -> str:
+def dollars(hours: float, nodes: Sequence[Node], asked: Asked) -> str:
     """The price of all present nodes for that long: they are paid for while they stand, busy or not."""
     cpus, gpus = sum(each.cpus for each in nodes), sum(each.gpus for each in nodes)
     priced = [(cpus, "CPU", asked.price_per_core_hour), (gpus, "GPU", asked.price_per_gpu_hour)]
