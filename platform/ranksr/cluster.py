@@ -96,10 +96,12 @@ class Answer(Generic[Told]):
     """The answer of one node to `ask_every_node`."""
 
     node: Node
+    sent: float
+    """Time of this process's clock when the node was asked, in seconds since 1970."""
     told: Told | Exception
     """The value of the function, or why there is none."""
     received: float
-    """Time of this process's clock when it came, in seconds since 1970."""
+    """Its time when the answer came."""
 
 
 def nodes() -> list[Node]:
@@ -119,23 +121,24 @@ def nodes() -> list[Node]:
 
 def ask_every_node(function: Callable[..., Told], *arguments: object, within_seconds: float) -> list[Answer[Told]]:
     """Call a function once on every node, side by side and beside all other work. A node's failure is its answer."""
-    begun, waiting, answers = time.monotonic(), dict[ray.ObjectRef, Node](), list[Answer[Told]]()
+    begun, waiting, answers = time.monotonic(), dict[ray.ObjectRef, tuple[Node, float]](), list[Answer[Told]]()
     for node in nodes():
         there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
         task = ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=there)
-        waiting[task.remote(*arguments)] = node
+        sent = time.time()
+        waiting[task.remote(*arguments)] = node, sent
     while waiting:
         left = within_seconds - (time.monotonic() - begun)
         done, _ = ray.wait(list(waiting), timeout=max(0, left))
         received = time.time()
         if not done:
             late = TimeoutError(f"no answer within {within_seconds:g} s")
-            return [*answers, *(Answer(node, late, received) for node in waiting.values())]
-        node = waiting.pop(done[0])
+            return [*answers, *(Answer(*each, late, received) for each in waiting.values())]
         try:
-            answers.append(Answer(node, ray.get(done[0]), received))
+            told = ray.get(done[0])
         except Exception as error:  # whatever the function raised, or Ray in its place
-            answers.append(Answer(node, error, received))
+            told = error
+        answers.append(Answer(*waiting.pop(done[0]), told, received))
     return answers
 
 

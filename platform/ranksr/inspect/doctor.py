@@ -14,12 +14,13 @@ from ranksr.config import Compute, Config, load_config
 from ranksr.data import sources
 from ranksr.inspect import node
 from ranksr.inspect.node import Failed, Told
-from ranksr.inspect.verdicts import STATES, Row, of_nodes, of_storage, room, told_by, tried
+from ranksr.inspect.verdicts import STATES, Row, of_clocks, of_nodes, of_storage, room, told_by, tried
 from ranksr.metrics.ma.model import PUBLISHED_URL
 from ranksr.models.features import PUBLISHED_URLS
 
 ANSWER_WITHIN_SECONDS = 300
 """Patience with a node: a store that is away is asked again for about a minute, at each of five requests."""
+CLOCKS_WITHIN_SECONDS = 60
 SHARED = "run on every node"
 """Row that decides whether nodes try the run's storage."""
 DRIVER = "this machine"
@@ -54,6 +55,8 @@ def examine(asked: Asked) -> list[Row]:
     files = _files(config, photographs) if config else {}
     answers, in_storage = _ask(config, root, files, joined.state == "ok", shared)
     rows += of_nodes(answers, node.versions(), files)
+    if joined.state == "ok":  # asked again, of processes that have started, so that the answer takes milliseconds
+        rows += _clocks()
     if root is not None:
         rows.append(of_storage(root, told_by(in_storage)))
     readable = root if rows[-1].state != "failure" else None
@@ -171,6 +174,12 @@ def _join() -> str:
     return f"{kind}: {count}, {cpus:g} CPU, {gpus:g} GPU{grows}"
 
 
+def _clocks() -> list[Row]:
+    answers = cluster.ask_every_node(node.clock, within_seconds=CLOCKS_WITHIN_SECONDS)
+    told = [each for each in answers if not isinstance(each.told, Exception)]
+    return [of_clocks(told)] if told else []
+
+
 def authentication(mode: str | None) -> Row:
     """`mode`: RAY_AUTH_MODE, which `session.connect` has set for a private Ray."""
     if mode in ("disabled", "token"):
@@ -227,7 +236,7 @@ def _ask(
     def here(question: node.Asked) -> list[Answer[Told]]:
         told = node.tell(question)
         gpus = 0 if isinstance(told.gpus, Failed) else told.gpus
-        return [Answer(Node(DRIVER, 0, gpus, 0), told, time.time())]
+        return [Answer(Node(DRIVER, 0, gpus, 0), time.time(), told, time.time())]
 
     with _scratch(root) as (folder, token):
         question = node.Asked(folder, token, tuple(files.values()), _urls(config) if config else ())

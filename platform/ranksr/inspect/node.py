@@ -14,7 +14,7 @@ from typing import TypeVar
 
 from ranksr import __version__, downloads, storage
 from ranksr.data import sources
-from ranksr.errors import mistake_behind
+from ranksr.errors import StorageError, mistake_behind
 
 PACKAGES = ("ray", "torch", "numpy", "numba")
 """Those whose versions decide whether nodes understand each other and compute the same numbers."""
@@ -70,8 +70,6 @@ class Told:
     """Those of the files that cannot be read, and why."""
     urls: dict[str, str | Failed]
     """Published file to `in the cache` or `downloadable`."""
-    clock: float
-    """This node's time when it was done, in seconds since 1970."""
 
 
 def tell(asked: Asked) -> Told:
@@ -88,8 +86,12 @@ def tell(asked: Asked) -> Told:
         seconds=_or_failed(_time_requests, asked),
         unreadable={path: read.why for path in asked.files if isinstance(read := _or_failed(_touch, path), Failed)},
         urls={url: _or_failed(downloads.available, url) for url in asked.urls},
-        clock=time.time(),
     )
+
+
+def clock() -> float:
+    """This node's time, in seconds since 1970."""
+    return time.time()
 
 
 def versions() -> dict[str, str]:
@@ -150,19 +152,19 @@ def _time_requests(asked: Asked) -> dict[str, float]:
         try:
             return make()
         except Exception as error:
-            raise ValueError(f"{request} of {path} fails: {why(error)}") from error
+            raise StorageError(f"{request} of {path} fails: {why(error)}") from error
         finally:
             seconds[request] = time.perf_counter() - begun
 
     timed("write", lambda: storage.write_bytes(path, data))
     try:
         if timed("read", lambda: storage.read_bytes(path)) != data:
-            raise ValueError(f"{path} does not hold what was just written to it")
+            raise StorageError(f"{path} does not hold what was just written to it")
         if name not in dict(timed("list", lambda: storage.list_files(asked.folder or ""))):
-            raise ValueError(f"a listing of {asked.folder} lacks {name}, which was just written")
+            raise StorageError(f"a listing of {asked.folder} lacks {name}, which was just written")
     finally:
         timed("delete", lambda: storage.delete(path))
     seen = timed("read", lambda: storage.read_bytes(storage.join(asked.folder or "", "driver")))
     if seen != asked.token:
-        raise ValueError(f"{asked.folder}/driver is not the file that the driver wrote: this node sees another disk")
+        raise StorageError(f"{asked.folder}/driver is not the file that the driver wrote: this node sees another disk")
     return seconds

@@ -6,7 +6,7 @@ from typing import Literal
 
 from ranksr.cluster import Answer
 from ranksr.inspect import node
-from ranksr.inspect.node import Failed, Told
+from ranksr.inspect.node import Failed, Told, Value
 
 State = Literal["ok", "warning", "failure"]
 STATES: tuple[State, ...] = ("ok", "warning", "failure")
@@ -56,7 +56,7 @@ def of_nodes(answers: Sequence[Answer[Told]], driver: dict[str, str], files: Map
     if not nodes:
         return rows
     rows += [of_versions({"the driver": driver, **{name: told.versions for name, told in nodes.items()}})]
-    rows += [of_gpus(answers), of_shared_memory(answers), of_clocks(answers)]
+    rows += [of_gpus(answers), of_shared_memory(answers)]
     rows.append(
         per_node(
             "open files",
@@ -149,19 +149,22 @@ def of_shared_memory(answers: Sequence[Answer[Told]]) -> Row:
     )
 
 
-def of_clocks(answers: Sequence[Answer[Told]]) -> Row:
-    """Each node's clock beside this process's, whose time was read when the answer came."""
+def of_clocks(answers: Sequence[Answer[float]]) -> Row:
+    """Each node's clock beside this process's. A node read its own after it was asked and before its answer came, so a
+    busy machine makes no clock look wrong.
+    """
 
-    def judge(ahead: float) -> Judged:
+    def judge(sent: float, clock: float, received: float) -> Judged:
+        ahead = max(clock - received, 0) or min(clock - sent, 0)
         off = abs(ahead)
         state: State = "failure" if off > SKEW_FAILS_SECONDS else "warning" if off > SKEW_WARNS_SECONDS else "ok"
-        return state, f"{off:.1f} s {'ahead' if ahead > 0 else 'behind'}" if state != "ok" else "within 1 s"
+        return state, "within 1 s" if state == "ok" else f"{off:.1f} s {'ahead' if ahead > 0 else 'behind'}"
 
-    judged = {each.node.name: judge(told.clock - each.received) for each, told in _answered(answers)}
+    judged = {each.node.name: judge(each.sent, clock, each.received) for each, clock in _answered(answers)}
     return per_node("clocks", judged, "set the clocks by NTP (chrony): S3 refuses requests that are 15 minutes off")
 
 
-def _answered(answers: Sequence[Answer[Told]]) -> list[tuple[Answer[Told], Told]]:
+def _answered(answers: Sequence[Answer[Value]]) -> list[tuple[Answer[Value], Value]]:
     return [(each, each.told) for each in answers if not isinstance(each.told, Exception)]
 
 
