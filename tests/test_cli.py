@@ -117,7 +117,7 @@ def test_an_image_that_is_none_is_named_with_the_remedy(
 
 
 def test_the_jobs_explain_themselves(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    for name in ("full_pipeline", "rank_dataset", "evaluate", "ablation"):
+    for name in ("full_pipeline", "rank_dataset", "evaluate", "ablation", "doctor"):
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         done = subprocess.run(
             [sys.executable, str(root / "jobs" / f"{name}.py"), "--help"],

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ import click
 
 from ranksr import __version__, presets
 from ranksr.guard import guarded
+from ranksr.terminal import print_text
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +41,6 @@ def _run(command: click.Command, arguments: Sequence[str] | None, name: str | No
     except click.ClickException as error:
         error.show()
         return error.exit_code
-
-
-def _print(text: str) -> None:
-    try:
-        print(text)
-    except BrokenPipeError:  # `| head` has seen enough; Python would complain once more when it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 CONFIG = click.argument("config", type=click.Path())
@@ -150,8 +143,28 @@ def show(root: str) -> int:
     """States, times and sizes of a run and its trials, and what a re-run would do."""
     from ranksr.inspect import show
 
-    _print(show.show(root))
+    print_text(show.show(root))
     return 0
+
+
+@commands.command()
+@click.argument("config", required=False, type=click.Path())
+@OVERRIDES
+@INTO
+@click.option("--price-per-core-hour", type=click.FloatRange(min=0), metavar="USD", help="For the estimate of cost.")
+@click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), metavar="USD", help="For the estimate of cost.")
+@click.option("--json", "as_json", is_flag=True, help="Print the rows as one JSON object.")
+@guarded(builds=False)
+def doctor(as_json: bool, **asked: Any) -> int:
+    """Check this machine, the cluster, the run's storage and CONFIG before a long run. Exit code 1 on a failure.
+
+    It writes, reads and deletes small files in the run's storage, and may start nodes of a cluster that grows.
+    """
+    from ranksr.inspect import doctor
+
+    rows = doctor.examine(doctor.Asked(**asked))
+    print_text(doctor.to_json(rows) if as_json else doctor.to_text(rows))
+    return doctor.exit_code(rows)
 
 
 @commands.command()
@@ -171,7 +184,7 @@ def compare(paths: tuple[str, ...], **how: Any) -> int:
     from ranksr.inspect import pages
 
     for text in pages.compare_and_show(paths, **how):
-        _print(text)
+        print_text(text)
     return 0
 
 
@@ -270,7 +283,7 @@ def dataset_show(root: str, ranker: str | None, as_json: bool) -> int:
 
     stage, learned = statistics.open_stage(root, ranker)
     found = statistics.summarise(statistics.read_scores(stage, learned))
-    _print(report.rank_dataset_json(found) if as_json else report.rank_dataset_text(found, stage.folder))
+    print_text(report.rank_dataset_json(found) if as_json else report.rank_dataset_text(found, stage.folder))
     return 0
 
 
@@ -318,27 +331,18 @@ def score(
 @click.argument("model")
 @click.argument("paths", nargs=-1, required=True, metavar="PATH...", type=click.Path())
 @click.option("--out", required=True, metavar="DIR", type=click.Path(), help="Folder or s3://bucket/prefix.")
-@click.option("--format", "form", type=click.Choice(["png", "jpg", "webp", "tiff"]), default="png", show_default=True)
+@click.option("--format", type=click.Choice(["png", "jpg", "webp", "tiff"]), default="png", show_default=True)
 @click.option("--quality", type=int, default=95, show_default=True, help="Of jpg and webp; webp of 100 is lossless.")
 @click.option("--suffix", default="_x4", show_default=True, help="Added to the photographs' names.")
 @click.option("--overwrite", is_flag=True, help="Make images again that are there.")
-@click.option("--tile", type=int, metavar="PX", help="Side of the tiles of a photograph (default: by free memory).")
+@click.option("--tile", "tile_px", type=int, metavar="PX", help="Side of a tile (default: by free memory).")
 @click.option("--bf16", is_flag=True, help="bfloat16 inside the network.")
 @click.option("--x8", "ensemble", is_flag=True, help="Mean over eight flips and rotations, 8 times as slow.")
 @click.option("--device", metavar="D", help="A torch device (default: the GPU where there is one).")
 @click.option("--jobs", type=int, metavar="N", help="Photographs side by side (default: one for each core).")
 @click.option("--ray", "on_ray", is_flag=True, help="Work on the cluster of RAY_ADDRESS, or a private Ray.")
 @guarded(builds=True)
-def upscale(
-    model: str,
-    paths: tuple[str, ...],
-    out: str,
-    form: str,
-    jobs: int | None,
-    on_ray: bool,
-    tile: int | None,
-    **how: Any,
-) -> int:
+def upscale(model: str, paths: tuple[str, ...], out: str, jobs: int | None, on_ray: bool, **how: Any) -> int:
     """Upscale photographs by 4: MODEL is RUN, RUN:METHOD, RUN/ablation/NAME/TRIAL or a weights file.
 
     Images that are in DIR already are kept, so the same command continues where it was killed. Exit code 1 when a
@@ -347,7 +351,7 @@ def upscale(
     from ranksr import storage
     from ranksr.use import enlarge
 
-    order = enlarge.Order(model, storage.absolute(out), form, tile_px=tile, **how)
+    order = enlarge.Order(model, storage.absolute(out), **how)
     return enlarge.run(order, paths, jobs, on_ray or bool(os.environ.get("RAY_ADDRESS")))
 
 
@@ -382,7 +386,7 @@ def config_schema(ablation: bool) -> int:
     from ranksr.ablation import study
     from ranksr.config import reference
 
-    _print(reference.json_schema(study.Study) if ablation else reference.json_schema())
+    print_text(reference.json_schema(study.Study) if ablation else reference.json_schema())
     return 0
 
 

@@ -5,10 +5,11 @@ The only file that uses undocumented parts of Ray. TRIED names the version it wa
 """
 
 import contextlib
+import dataclasses
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
 
 import ray
 import ray.exceptions
@@ -20,12 +21,15 @@ from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from ranksr import runs, storage
 from ranksr.config import Compute
 from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
+
+Told = TypeVar("Told")
 
 TRIED = "2.60"
 """Version of Ray, up to the minor number."""
@@ -48,10 +52,11 @@ def require_shared_root(compute: Compute, root: str) -> None:
         )
 
 
-def require_resources(compute: Compute, upscaling: bool = True) -> None:
+def require_resources(compute: Compute, upscaling: bool = True) -> str:
     """Raise UserError now where Ray would wait without end for CPUs or GPUs that the cluster cannot have.
 
-    Where the present nodes do not do, Ray's autoscaler (v2) is asked, which begins to start what it can.
+    Returns what is asked and what is there, for people. Where the present nodes do not do, Ray's autoscaler (v2) is
+    asked, which begins to start what it can.
     """
     needs = [("training", "num_workers", {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker})]
     if upscaling:
@@ -59,16 +64,82 @@ def require_resources(compute: Compute, upscaling: bool = True) -> None:
         # Actors on GPUs take no CPU; those on CPUs begin with as many as find one.
         needs.append(("upscaling", "upscale_actors", {"CPU": 0 if gpus else 1, "GPU": gpus}))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    size, asked = f"{_total(nodes)} on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}", []
     for stage, key, each in needs:
         count = getattr(compute, key) or 1
         bundles = [{name: size for name, size in each.items() if size}] * count
-        if not _fit(bundles, nodes) and not (is_growing() and _can_grow_to(bundles)):
-            size = f"{_total(nodes)} on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
+        fits = _fit(bundles, nodes)
+        if not fits and not (is_growing() and _can_grow_to(bundles)):
             limit = f"{size} and cannot grow to it" if is_growing() else size
             raise UserError(
                 f"{stage} needs {_total([each])} for each of compute.{key}={count}, and the cluster has {limit}: "
                 f"lower compute.{key} or what each takes, or start more or larger nodes"
             )
+        asked.append(f"{stage} asks {count} x ({_total([each])}){'' if fits else ', to which the cluster grows'}")
+    return f"{'; '.join(asked)}; the cluster has {size}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Node:
+    """A node of the cluster, and what Ray says that it has."""
+
+    name: str
+    """Host name and address."""
+    cpus: float
+    gpus: float
+    object_store_bytes: float
+    node_id: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answer(Generic[Told]):
+    """The answer of one node to `ask_every_node`."""
+
+    node: Node
+    sent: float
+    """Time of this process's clock when the node was asked, in seconds since 1970."""
+    told: Told | Exception
+    """The value of the function, or why there is none."""
+    received: float
+    """Its time when the answer came."""
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive."""
+    return [
+        Node(
+            f"{each['NodeManagerHostname']} ({each['NodeManagerAddress']})",
+            each["Resources"].get("CPU", 0),
+            each["Resources"].get("GPU", 0),
+            each["Resources"].get("object_store_memory", 0),
+            each["NodeID"],
+        )
+        for each in ray.nodes()
+        if each["Alive"]
+    ]
+
+
+def ask_every_node(function: Callable[..., Told], *arguments: object, within_seconds: float) -> list[Answer[Told]]:
+    """Call a function once on every node, side by side and beside all other work. A node's failure is its answer."""
+    begun, waiting, answers = time.monotonic(), dict[ray.ObjectRef, tuple[Node, float]](), list[Answer[Told]]()
+    for node in nodes():
+        there = NodeAffinitySchedulingStrategy(node.node_id, soft=False)
+        task = ray.remote(num_cpus=0, max_retries=0)(function).options(scheduling_strategy=there)
+        sent = time.time()
+        waiting[task.remote(*arguments)] = node, sent
+    while waiting:
+        left = within_seconds - (time.monotonic() - begun)
+        done, _ = ray.wait(list(waiting), timeout=max(0, left))
+        received = time.time()
+        if not done:
+            late = TimeoutError(f"no answer within {within_seconds:g} s")
+            return [*answers, *(Answer(*each, late, received) for each in waiting.values())]
+        try:
+            told = ray.get(done[0])
+        except Exception as error:  # whatever the function raised, or Ray in its place
+            told = error
+        answers.append(Answer(*waiting.pop(done[0]), told, received))
+    return answers
 
 
 class Holder:

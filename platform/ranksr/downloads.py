@@ -69,6 +69,20 @@ def fetch(url: str, verify: Callable[[pathlib.Path], object]) -> pathlib.Path:
     return path
 
 
+def available(url: str) -> str:
+    """Where `fetch` would find the file: `in the cache` or `downloadable`. Raises UserError where it would not."""
+    path = cache_folder() / url.rsplit("/", 1)[1]
+    if path.exists():
+        return "in the cache"
+    try:
+        urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"cannot download {url} ({error}): fetch it elsewhere and name a local file in the config or {path}"
+        ) from error
+    return "downloadable"
+
+
 def _download(url: str, path: pathlib.Path, remedy: str) -> None:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response, path.open("wb") as out:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ranksr import runs, terminal
-from ranksr.errors import StorageError, UserError
+from ranksr.errors import mistake_behind
 
 Callback = Callable[..., int]
 
@@ -32,7 +32,7 @@ def guarded(builds: bool) -> Callable[[Callback], Callback]:
                 print("ranksr: interrupted; finished work is kept, the same command continues", file=sys.stderr)
                 return 128 + signal.SIGINT
             except Exception as error:
-                mistake = _mistake(error)
+                mistake = mistake_behind(error)
                 if mistake is None:
                     raise
                 sys.stdout.flush()
@@ -42,15 +42,3 @@ def guarded(builds: bool) -> Callable[[Callback], Callback]:
         return run
 
     return decorate
-
-
-def _mistake(error: BaseException | None) -> UserError | StorageError | None:
-    """The error behind an exception that the user can mend: Ray wraps what its workers raise."""
-    seen = 0
-    while error is not None and seen < 10:
-        if isinstance(error, UserError | StorageError):
-            return error
-        failures = getattr(error, "worker_failures", None)
-        error = next(iter(failures.values())) if failures else getattr(error, "cause", None) or error.__cause__
-        seen += 1
-    return None

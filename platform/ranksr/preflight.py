@@ -103,7 +103,7 @@ def _require_validated(config: Config, key: str, training: Training, of_ranker: 
 
 def require_niqe_of_validation(config: Config, key: str, metric: str) -> None:
     """Raise UserError where `metric`, of the setting `key`, needs the NIQE of sub-images that are too small for it."""
-    if "niqe" in metrics.made_of(metric) and (lack := _lacks_niqe(config)):
+    if "niqe" in metrics.made_of(metric) and (lack := lacks_niqe(config)):
         raise UserError(f"{key}={metric}: {lack}, or choose psnr")
 
 
@@ -148,11 +148,12 @@ def _ranked(config: Config, stages: Collection[str]) -> list[RankDataset]:
 
 def warn(config: Config) -> None:
     """Say what the validations of this config will not have."""
-    if lack := _lacks_niqe(config):
+    if lack := lacks_niqe(config):
         log.warning("validations will have no NIQE: %s", lack)
 
 
-def _lacks_niqe(config: Config) -> str | None:
+def lacks_niqe(config: Config) -> str | None:
+    """The reason why validations will have no NIQE, with the remedy; None where they will."""
     size, needed = config.data.sub_image_px, metrics.smallest_niqe_px(config.scoring.profile)
     if size >= needed:
         return None

@@ -64,6 +64,11 @@ def init_ray(config: Config, root: str) -> None:
     cluster.require_resources(config.compute)
 
 
+def joins() -> bool:
+    """Whether `connect` joins a cluster, that of this job or of RAY_ADDRESS, and starts no Ray."""
+    return bool(job_environment() or os.environ.get("RAY_ADDRESS"))
+
+
 def connect() -> None:
     """Join the cluster of this job or of RAY_ADDRESS, else start a private Ray on this machine.
 
@@ -73,22 +78,21 @@ def connect() -> None:
     private Ray: `RAY_AUTH_MODE=disabled` unless the user says otherwise. A submitted job: the cluster's mode, which its
     processes inherit. RAY_ADDRESS: the user's RAY_AUTH_MODE, which must be the cluster's; a refusal names it.
     """
-    job = job_environment()
-    joins = bool(job or os.environ.get("RAY_ADDRESS"))
-    _set_environment(joins)
+    job, joining = job_environment(), joins()
+    _set_environment(joining)
     import ray
     import ray.data
 
     terminal.quieten_ray_data()
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
-    if not joins:
+    if not joining:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
     elif not (job.get("py_modules") or "platform" in (job.get("env_vars") or {}).get("PYTHONPATH", "")):
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
     try:
         ray.init(**options)
     except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        if not joins:
+        if not joining:
             raise
         raise UserError(
             f"cannot join the Ray cluster of RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: check that it runs, and that "

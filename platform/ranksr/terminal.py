@@ -98,3 +98,11 @@ def aligned(lines: Sequence[Sequence[str]]) -> str:
         padded = [" " * (width - cell_len(cell)) + cell for cell, width in zip(cells, widths[1:], strict=True)]
         text += "  ".join([set_cell_size(first, widths[0]), *padded]).rstrip() + "\n"
     return text
+
+
+def print_text(text: str) -> None:
+    """Print to standard output, of which a reader such as `head` may have had enough."""
+    try:
+        print(text)
+    except BrokenPipeError:  # Python would complain once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -28,6 +28,15 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     return dispatcher
 
 
+def cache_folder() -> str | None:
+    """Folder in which kernels of this file keep their machine code; None where none can be written."""
+    return kernel(_nothing).stats.cache_path  # type: ignore[attr-defined]  # a dispatcher
+
+
+def _nothing() -> None:
+    pass
+
+
 KEEP_FLOATS = 2**23
 _thread = threading.local()
 
