@@ -305,3 +305,27 @@ def test_durations_are_readable(seconds, text):
 def test_the_same_story_gives_the_same_page(folder, tmp_path, story):
     again = pathlib.Path(build_report(str(tmp_path), story))
     assert again.read_bytes() == (folder / "index.html").read_bytes()
+
+
+def estimate(value, low=None, high=None):
+    return {"value": value, "low": low, "high": high}
+
+
+def test_what_people_said_stands_in_the_report_with_both_figures(changed, tmp_path):
+    """As `ranksr study results` leaves it; one participant has no interval."""
+    share = {"method": "ranksrgan", "rival": "srgan", "wins": 7, "votes": 10, "wilson": [0.39, 0.9]}
+    group = {
+        "participants": 2, "votes": 10, "rankings": 4, "shares": [share | {"share": estimate(0.7, 0.5, 0.9)}],
+        "ranks": {"hr": [estimate(0.75, 0.5, 1.0), estimate(0.25, 0.0, 0.5)], "srgan": [estimate(0.25), estimate(0.75)]},
+        "pair_strengths": {"ranksrgan": estimate(0.4, 0.1, 0.7)}, "ranking_strengths": {}, "concordance": estimate(None),
+        "metrics": {"ranker:niqe": {"votes": estimate(0.6, 0.5, 0.7), "correlation": estimate(None)}},
+    }  # fmt: skip
+    people = {"opinions & more": {"title": "t", "test_set": "Set14", "groups": {"All": group}}}
+    text = pathlib.Path(build_report(str(tmp_path), changed(people=people))).read_text()
+    found = Page(text)
+    assert {"70.0 (50.0 to 90.0)", "75.0 (50.0 to 100.0)", "39.0 to 90.0", "0.40 (0.10 to 0.70)"} <= set(found.cells)
+    assert "Ranker niqe" in found.cells
+    assert ("h3", {}) in found.elements
+    assert "opinions &amp; more" in text
+    assert 'aria-label="Share of each rank by method"' in text
+    assert "Kendall" not in found.text.partition("What people say")[2]
