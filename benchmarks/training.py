@@ -146,7 +146,8 @@ def sub_images() -> SubImages:
     for name in PHOTOGRAPHS:
         photo = read_photo(f"skimage:{name}")
         tall = np.concatenate([photo, photo[::-1]])[:SUB_IMAGE_PX, :SUB_IMAGE_PX]
-        rows.append({"image_id": name, "hr": images.encode_png(tall), "lr": images.encode_png(images.downscale(tall))})
+        row = {"image_id": name, "y": 0, "x": 0, "hr": images.encode_png(tall)}
+        rows.append(row | {"lr": images.encode_png(images.downscale(tall))})
     return SubImages(pa.Table.from_pylist(rows))
 
 
