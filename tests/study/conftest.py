@@ -10,7 +10,8 @@ import pyarrow as pa
 import pytest
 from aiohttp import web
 
-from ranksr import images, storage
+from ranksr import checkpoints, images, storage
+from ranksr.models import build_ranker
 from ranksr.study import design, make, serve
 
 BLURS = {"bicubic": 2.0, "srresnet": 1.5, "srgan": 1.0, "esrgan": 0.8, "ranksrgan": 0.6, "hr": 0.0}
@@ -26,7 +27,7 @@ def photograph(seed: int, height: int = 240, width: int = 320) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory, demo) -> pathlib.Path:
-    """Six images of one test set by six methods, with NIQE that follows the blur."""
+    """Six images of one test set by six methods, with NIQE that follows the blur; and an untrained Ranker."""
     root = tmp_path_factory.mktemp("runs") / "made_up"
     config = demo.model_dump(mode="json")
     config |= {"test_sets": [{"name": "Set6", "hr": "nowhere"}]}
@@ -45,6 +46,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, demo) -> pathlib.Path:
         lr = images.encode_png(images.downscale(hr))
         storage.write_bytes(f"{root}/evaluation/images/Set6/lr/im{seed}.png", lr)
     storage.write_table(f"{root}/evaluation/scores.parquet", pa.Table.from_pylist(rows))
+    ranker = demo.rankers["ranker"]
+    storage.write_json(f"{root}/ranker/stage.json", entry | {"stage": "ranker"})
+    checkpoints.save_ranker(f"{root}/ranker/weights.pt", ranker, build_ranker(ranker).state_dict(), {})
     return root
 
 

@@ -35,9 +35,11 @@ def test_pictures_are_the_runs_and_their_names_and_files_tell_nothing(made: path
     assert len({len(path.name) for path in (made / "pictures").iterdir()}) == 1
 
 
-def test_what_is_shown_is_scored_by_the_runs_metrics(made: pathlib.Path) -> None:
+def test_what_is_shown_is_scored_by_the_runs_metrics_and_rankers(made: pathlib.Path) -> None:
     scores = design.read_items(str(made)).scores["im0"]
     assert scores["ranksrgan"]["niqe"] != scores["srgan"]["niqe"]
+    assert scores["ranksrgan"]["ranker:ranker"] != scores["srgan"]["ranker:ranker"]
+    assert set(scores["hr"]) == {"niqe", "ranker:ranker"}  # no PSNR of HR with itself
     assert scores["ranksrgan"]["psnr"] > scores["srgan"]["psnr"] > scores["srresnet"]["psnr"]
 
 
