@@ -14,7 +14,7 @@ PACKAGE = pathlib.Path(__file__).parents[1] / "platform" / "ranksr"
 
 LAYERS = [
     ("errors",),
-    ("config", "storage", "terminal", "templates", "downloads", "decoding"),
+    ("config", "storage", "terminal", "templates", "serving", "downloads", "decoding"),
     ("images", "listing"),
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
     ("data",),

@@ -74,3 +74,24 @@ def served(serve_app: Callable[[web.Application], str]) -> Callable[[pathlib.Pat
         return serve_app(serve.application(server)), server
 
     return start
+
+
+@pytest.fixture(scope="session")
+def make_items() -> Callable[[int], design.Items]:
+    """The paper's study of so many images, without pictures: votes, two traps and two practice items."""
+
+    def make_of(num_images: int) -> design.Items:
+        items = []
+        for image in (f"im{number}" for number in range(num_images)):
+            for rival in ("srgan", "esrgan"):
+                versions, name = {"ranksrgan": "a", rival: "b"}, f"pairs:vote:{image}:ranksrgan:{rival}"
+                items.append(design.Item(name, "pairs", "vote", image, versions, (0, 0, 8)))
+            versions = {method: method for method in ("srresnet", "esrgan", "ranksrgan", "hr")}
+            items.append(design.Item(f"ranking:vote:{image}", "ranking", "vote", image, versions, (0, 0, 8)))
+        for number in range(2):
+            obvious = {"hr": "a", "blur_3": "b"}
+            items.append(design.Item(f"trap{number}", "pairs", "trap", "im0", obvious, (0, 0, 8), "hr"))
+            items.append(design.Item(f"practice{number}", "pairs", "practice", "im0", obvious, (0, 0, 8)))
+        return design.Items("run", "set", tuple(items), {})
+
+    return make_of

@@ -1,29 +1,14 @@
 """What participants are asked: balanced over them, with traps and repeats where they belong."""
 
 import collections
+from collections.abc import Callable
 
 import pytest
 
-from ranksr.study.design import Design, Item, Items, Pairs
+from ranksr.study.design import Design, Items, Pairs
 from ranksr.study.playlist import Shown, balance, draw
 
-METHODS = ("srresnet", "esrgan", "ranksrgan", "hr")
-
-
-def made_items(num_images: int) -> Items:
-    items = []
-    for number in range(num_images):
-        image = f"im{number}"
-        for rival in ("srgan", "esrgan"):
-            versions = {"ranksrgan": "a", rival: "b"}
-            items.append(Item(f"pairs:vote:{image}:ranksrgan:{rival}", "pairs", "vote", image, versions, (0, 0, 8)))
-        versions = {method: method for method in METHODS}
-        items.append(Item(f"ranking:vote:{image}", "ranking", "vote", image, versions, (0, 0, 8)))
-    for number in range(2):
-        obvious = {"hr": "a", "blur_3": "b"}
-        items.append(Item(f"trap{number}", "pairs", "trap", "im0", obvious, (0, 0, 8), "hr"))
-        items.append(Item(f"practice{number}", "pairs", "practice", "im0", obvious, (0, 0, 8)))
-    return Items("run", "set", tuple(items), {})
+MakeItems = Callable[[int], Items]
 
 
 def join(items: Items, design: Design, count: int) -> list[list[Shown]]:
@@ -34,8 +19,8 @@ def join(items: Items, design: Design, count: int) -> list[list[Shown]]:
 
 
 @pytest.fixture(scope="module")
-def thirty() -> list[list[Shown]]:
-    return join(made_items(100), Design(), 30)
+def thirty(make_items: MakeItems) -> list[list[Shown]]:
+    return join(make_items(100), Design(), 30)
 
 
 def test_each_participant_gets_the_papers_numbers_and_every_image_once(thirty: list[list[Shown]]) -> None:
@@ -80,14 +65,14 @@ def test_traps_come_late_and_repeats_come_after_their_first_with_the_sides_excha
                 assert pairs[first].order == row.order[::-1]
 
 
-def test_the_same_participant_of_the_same_study_gets_the_same_and_the_next_another() -> None:
-    items, empty = made_items(100), balance([])
+def test_the_same_participant_of_the_same_study_gets_the_same_and_the_next_another(make_items: MakeItems) -> None:
+    items, empty = make_items(100), balance([])
     assert draw(items, Design(), empty, 1) == draw(items, Design(), empty, 1)
     assert draw(items, Design(), empty, 1) != draw(items, Design(), empty, 2)
 
 
-def test_a_small_test_set_is_shown_whole_and_a_phone_only_sorts() -> None:
-    items = made_items(2)
+def test_a_small_test_set_is_shown_whole_and_a_phone_only_sorts(make_items: MakeItems) -> None:
+    items = make_items(2)
     (own,) = join(items, Design(), 1)
     assert sum(row.kind == "vote" and row.session == "pairs" for row in own) == 2
     assert sum(row.kind == "repeat" for row in own) == 1  # one pair is the first third
@@ -95,8 +80,8 @@ def test_a_small_test_set_is_shown_whole_and_a_phone_only_sorts() -> None:
     assert {row.session for row in phone} == {"ranking"}
 
 
-def test_a_single_image_without_checks() -> None:
-    items = made_items(1)
+def test_a_single_image_without_checks(make_items: MakeItems) -> None:
+    items = make_items(1)
     bare = Items("run", "set", tuple(item for item in items.items if item.kind == "vote"), {})
     own = draw(bare, Design(pairs=Pairs(repeats=0), ranking=None), balance([]), 1)
     assert [row.kind for row in own] == ["vote"]

@@ -1,7 +1,8 @@
 """Statistics of a study: known strengths are found again, and each number by a second way."""
 
+import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import choix
 import numpy as np
@@ -11,29 +12,11 @@ import scipy.stats
 
 from ranksr.study import votes
 from ranksr.study.answers import Answer
-from ranksr.study.design import Design, Item, Items
+from ranksr.study.design import Design, Items
 from ranksr.study.playlist import Shown, balance, draw
 
 METHODS = ("srresnet", "esrgan", "ranksrgan", "hr")
 TRUE = {"srresnet": -1.0, "srgan": 0.0, "esrgan": 0.2, "ranksrgan": 0.8, "hr": 1.6}
-
-
-def made_items(num_images: int = 40, noise: float = 0.0) -> Items:
-    items, scores, rng = [], {}, np.random.default_rng(1)
-    for number in range(num_images):
-        image = f"im{number}"
-        for rival in ("srgan", "esrgan"):
-            versions = {"ranksrgan": "a", rival: "b"}
-            items.append(Item(f"pairs:vote:{image}:ranksrgan:{rival}", "pairs", "vote", image, versions, (0, 0, 8)))
-        versions = {method: method for method in METHODS}
-        items.append(Item(f"ranking:vote:{image}:all", "ranking", "vote", image, versions, (0, 0, 8)))
-        scores[image] = {
-            method: {"niqe": 5 - value + noise * rng.normal(), "ma": 5 - value} for method, value in TRUE.items()
-        }
-    for number in range(2):
-        obvious = {"hr": "a", "blur_3": "b"}
-        items.append(Item(f"trap{number}", "pairs", "trap", "im0", obvious, (0, 0, 8), "hr"))
-    return Items("run", "set", tuple(items), scores)
 
 
 def simulated(items: Items, people: int, seed: int = 0) -> list[Answer]:
@@ -58,8 +41,11 @@ def fewer_draws() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def items() -> Items:
-    return made_items()
+def items(make_items: Callable[[int], Items]) -> Items:
+    """Forty images whose NIQE orders as people do, and whose Ma is upside down."""
+    found = make_items(40)
+    scores = {method: {"niqe": 5 - value, "ma": 5 - value} for method, value in TRUE.items()}
+    return dataclasses.replace(found, scores={item.image: scores for item in found.of("ranking")})
 
 
 @pytest.fixture(scope="module")

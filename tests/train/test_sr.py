@@ -4,7 +4,7 @@ import copy
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ from ranksr.train import loop, pictures
 from ranksr.train.sr import SRLearner
 from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World
+
+Tensors = Callable[[Any], dict[str, torch.Tensor]]
 
 SMALL = [
     "perceptual.network=squeezenet",
@@ -123,7 +125,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(config: Config, batch: 
 
 
 def test_a_discriminator_loss_that_is_not_finite_stops_before_either_step(
-    config: Config, batch: Batch, monkeypatch: pytest.MonkeyPatch
+    config: Config, batch: Batch, monkeypatch: pytest.MonkeyPatch, tensors: Tensors
 ) -> None:
     trained = learner(config, "srgan")
     before = {name: value.clone() for name, value in tensors(trained.state()).items() if "running" not in name}
@@ -167,7 +169,7 @@ def test_running_statistics_of_the_discriminator_follow_real_and_fake_once_a_ste
 
 
 def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(
-    config: Config, batch: Batch, tmp_path: pathlib.Path
+    config: Config, batch: Batch, tmp_path: pathlib.Path, tensors: Tensors
 ) -> None:
     changes = ["train.steps=6", "train.validate_every_steps=100", "train.ema_decay=0.5"]
     config = with_overrides(config, [f"methods.ranksrgan.{change}" for change in changes])
@@ -198,19 +200,6 @@ def test_a_resumed_gan_is_bit_equal_to_an_uninterrupted_one(
     }  # fmt: skip
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], value) for name, value in expected.items())
-
-
-def tensors(state: Any, name: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor of a nested state, by its path."""
-    if isinstance(state, torch.Tensor):
-        return {name: state}
-    if not isinstance(state, dict):
-        return {}
-    return {
-        path: tensor
-        for key, value in state.items()
-        for path, tensor in tensors(value, f"{name}/{key}".lstrip("/")).items()
-    }
 
 
 def test_the_average_of_the_generator_is_what_is_exported_and_validated(
@@ -347,7 +336,9 @@ def test_whether_adam_is_fused_is_the_choice_of_the_run_that_resumes(config: Con
     plain.update(batch, step=2)
 
 
-def test_under_bf16_networks_round_while_weights_losses_and_states_stay_float32(config: Config, batch: Batch) -> None:
+def test_under_bf16_networks_round_while_weights_losses_and_states_stay_float32(
+    config: Config, batch: Batch, tensors: Tensors
+) -> None:
     plain = learner(config, "ranksrgan")
     rounded = learner(with_overrides(config, ["methods.ranksrgan.train.bf16=true"]), "ranksrgan")
     seen = []

@@ -5,7 +5,7 @@ import os
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -23,6 +23,8 @@ from ranksr.train.journal import Place
 from ranksr.train.sr import SRLearner, update_average
 from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World, unwrap
+
+Tensors = Callable[[Any], dict[str, torch.Tensor]]
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 STEPS, BATCH = 20, 8
@@ -163,7 +165,7 @@ def test_two_workers_have_the_losses_of_one_where_nothing_normalises_over_the_ba
     ],
 )
 def test_one_pass_of_the_discriminator_for_both_networks_leaves_the_bits_of_a_pass_for_each(
-    tmp_path: pathlib.Path, adversarial: str, bf16: str, workers: int
+    tmp_path: pathlib.Path, tensors: Tensors, adversarial: str, bf16: str, workers: int
 ) -> None:
     overrides = [f"methods.ranksrgan={{adversarial: {adversarial}, train: {{bf16: {bf16}, steps: 5}}}}"]
     states = []
@@ -181,19 +183,6 @@ def test_one_pass_of_the_discriminator_for_both_networks_leaves_the_bits_of_a_pa
     # Running statistics, which nothing reads, follow each batch once, not the SR images (relativistic: both) twice.
     running = ("running_mean", "running_var", "num_batches_tracked")
     assert different == {name for name in expected if name.startswith("discriminator/") and name.endswith(running)}
-
-
-def tensors(state: Any, name: str = "") -> dict[str, torch.Tensor]:
-    """Every tensor of a nested state, by its path."""
-    if isinstance(state, torch.Tensor):
-        return {name: state}
-    if not isinstance(state, dict):
-        return {}
-    return {
-        path: tensor
-        for key, value in state.items()
-        for path, tensor in tensors(value, f"{name}/{key}".lstrip("/")).items()
-    }
 
 
 @pytest.mark.slow

@@ -19,13 +19,13 @@ from ranksr.inspect import compare, pictures, validation
 from ranksr.report import duration, figures, gallery, read_ranker, remarks
 from ranksr.report.page import stage_values
 from ranksr.runs import METRICS, RUN_FILE, Run, Stage
+from ranksr.serving import LOCAL, address, serve_until_interrupted
 from ranksr.templates import render
 from ranksr.train.journal import read_metrics
 from ranksr.train.pictures import VALIDATION, kept
 
 log = logging.getLogger(__name__)
 
-LOCAL = ("127.0.0.1", "localhost", "::1")
 GALLERIES = ("pictures", VALIDATION)
 """Pages of pictures: of test images by every method, and of validation images by trainings at their kept steps."""
 TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".csv": "text/csv", ".md": "text/plain"}
@@ -288,15 +288,6 @@ def serve(paths: Sequence[str], host: str | None, port: int) -> None:
     """Serve until Ctrl+C. `host` None: this machine alone; another: whoever has the printed link."""
     site = Site(paths)
     token = None if host in (None, *LOCAL) else secrets.token_urlsafe(16)
-    shown = f"http://{host or LOCAL[0]}:{port}/" + (f"?token={token}" if token else "")
-    app = application(site, token)
-
-    async def say(_: web.Application) -> None:
-        print(f"{len(site.roots)} run{'s' * (len(site.roots) > 1)}: {shown} (Ctrl+C ends it)", flush=True)
-
-    app.on_startup.append(say)
-    try:
-        web.run_app(app, host=host or LOCAL[0], port=port, print=None)
-    except OSError as error:
-        where = f"{host or LOCAL[0]}, port {port}"
-        raise UserError(f"cannot listen at {where} ({error.strerror}): give another --port") from error
+    shown = address(host, port) + (f"?token={token}" if token else "")
+    line = f"{len(site.roots)} run{'s' * (len(site.roots) > 1)}: {shown} (Ctrl+C ends it)"
+    serve_until_interrupted(application(site, token), host, port, [line])

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from ranksr import storage
 from ranksr.report.figures import INK, PALETTE, legend, side_by_side
-from ranksr.report.tables import labelled
+from ranksr.report.tables import NOTHING, labelled
 
 STUDIES, RESULTS = "studies", "results.json"
 """Folder of a run with what `ranksr study results` found: studies/NAME/results.json."""
@@ -76,7 +76,7 @@ def interval(estimate: Mapping[str, Any], factor: float = 1, digits: int = 2) ->
     """E.g. `0.62 (0.55 to 0.68)`; a dash for what is not to be had."""
     value, low, high = (estimate[key] for key in ("value", "low", "high"))
     if value is None:
-        return "–"
+        return NOTHING
     text = f"{factor * value:.{digits}f}"
     return text if low is None else f"{text} ({factor * low:.{digits}f} to {factor * high:.{digits}f})"
 

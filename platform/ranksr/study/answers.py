@@ -4,7 +4,7 @@ import json
 import secrets
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ranksr import storage
@@ -82,7 +82,13 @@ class Answers:
     def close(self) -> None:
         self._db.close()
 
-    def join(self, draw: Any, device: str, screen: dict[str, Any], fields: dict[str, str]) -> tuple[str, Participant]:
+    def join(
+        self,
+        draw: Callable[[Balance, int], Sequence[Shown]],
+        device: str,
+        screen: dict[str, Any],
+        fields: dict[str, str],
+    ) -> tuple[str, Participant]:
         """A new participant: the secret that their browser keeps, and what is shown of them.
 
         `draw(balance, number)` makes the playlist, within the transaction: two that join at once are balanced too.
@@ -92,7 +98,7 @@ class Answers:
         self._db.execute("BEGIN IMMEDIATE")
         try:
             (number,) = self._db.execute("SELECT COALESCE(MAX(number), 0) + 1 FROM participants").fetchone()
-            playlist: Sequence[Shown] = draw(self._balance(now), number)
+            playlist = draw(self._balance(now), number)
             self._db.execute(
                 "INSERT INTO participants VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 (number, secret, code, now, now, device, json.dumps(screen), json.dumps(fields)),

@@ -14,7 +14,6 @@ import numpy as np
 from ranksr import images, storage
 from ranksr.config import Config, files
 from ranksr.errors import UserError
-from ranksr.metrics import metric_info
 from ranksr.metrics.engine import Judge
 from ranksr.metrics.learned import RANKER
 from ranksr.report import gallery
@@ -233,8 +232,3 @@ def _scores(judge: Judge, metrics: Sequence[str], shown: Mapping[str, np.ndarray
 def _plain(metric: str) -> str:
     """A Ranker by its name alone: `ranker:NAME`."""
     return f"{RANKER}{metric.rpartition(':')[2]}" if metric.startswith(RANKER) else metric
-
-
-def prefers(metric: str, first: float, second: float) -> float:
-    """How much better the first of two scores is, higher is better."""
-    return second - first if metric_info(metric).lower_is_better else first - second

@@ -18,13 +18,13 @@ from aiohttp import web
 from ranksr import storage
 from ranksr.config import Section
 from ranksr.errors import UserError
+from ranksr.serving import address, serve_until_interrupted
 from ranksr.study.answers import Answers, Page, Participant
 from ranksr.study.design import DESIGN, PICTURES, Design, load_design, read_items
-from ranksr.study.playlist import Shown, draw
+from ranksr.study.playlist import Balance, Shown, draw
 from ranksr.templates import render
 
 TOKENS = "tokens.json"
-LOCAL_HOST = "127.0.0.1"
 COOKIE, DOOR, ADMIN = "ranksr_participant", "ranksr_study", "ranksr_study_admin"
 YEAR_SECONDS = 365 * 24 * 3600
 GUESS_SECONDS = 1.0
@@ -129,7 +129,7 @@ class Server:
             await self.slow_down(request)
         return found
 
-    def drawn(self, device: str) -> Callable[[Any, int], list[Shown]]:
+    def drawn(self, device: str) -> Callable[[Balance, int], list[Shown]]:
         return lambda seen, number: draw(self.items, self.design, seen, number, with_pairs=device != "phone")
 
     def told(self, participant: Participant, pages: list[Page]) -> dict[str, Any]:
@@ -311,17 +311,10 @@ def _csv(answers: list[Any]) -> str:
 def serve(folder: str, host: str | None, port: int) -> None:
     """Serve until Ctrl+C. `host` None: this machine alone."""
     server = Server(folder)
-    app = application(server)
-    address = f"http://{host or LOCAL_HOST}:{port}/"
-
-    async def say(_: web.Application) -> None:
-        print(f"participants: {address}?study={server.tokens['study']}")
-        print(f"you:          {address}admin?token={server.tokens['admin']}")
-        print("(Ctrl+C ends it; the answers stay)", flush=True)
-
-    app.on_startup.append(say)
-    try:
-        web.run_app(app, host=host or LOCAL_HOST, port=port, print=None, access_log=None)  # no address is stored
-    except OSError as error:
-        where = f"{host or LOCAL_HOST}, port {port}"
-        raise UserError(f"cannot listen at {where} ({error.strerror}): give another --port") from error
+    shown = address(host, port)
+    lines = [
+        f"participants: {shown}?study={server.tokens['study']}",
+        f"you:          {shown}admin?token={server.tokens['admin']}",
+        "(Ctrl+C ends it; the answers stay)",
+    ]
+    serve_until_interrupted(application(server), host, port, lines, access_log=None)  # no address is stored
