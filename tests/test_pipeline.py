@@ -99,6 +99,18 @@ def test_a_finished_run_needs_no_ray_and_stays_as_it_is(config: Config, finished
     assert all(len(flip.pngs) >= 2 for flip in ranked.flips)
 
 
+def test_the_report_of_a_finished_run_shows_what_people_said_since(
+    config: Config, finished: str, tmp_path: pathlib.Path
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    studied = {"participants": 1, "votes": 0, "rankings": 0, "shares": [], "ranks": {}, "pair_strengths": {}}
+    studied |= {"ranking_strengths": {}, "concordance": {"value": None, "low": None, "high": None}, "metrics": {}}
+    found = {"title": "t", "test_set": "held-out", "groups": {"Everybody asked": studied}}
+    storage.write_json(str(run / "studies" / "first" / "results.json"), found)
+    pipeline.run_pipeline(context(config, str(run)), [])
+    assert "Everybody asked: 1 participant," in (run / "report" / "index.html").read_text()
+
+
 def test_the_report_scores_every_validation_location_with_the_ranker(
     config: Config, finished: str, tmp_path: pathlib.Path
 ) -> None:

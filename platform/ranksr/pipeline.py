@@ -336,8 +336,10 @@ def tell(context: Context) -> report.Story:
 
 
 def run_pipeline(context: Context, overrides: list[str]) -> report.Story:
-    """Everything, up to the report. A finished run is left as it is."""
-    if not build_stages(context, overrides) and storage.exists(context.run.path("report", "index.html")):
+    """Everything, up to the report. A finished run is left as it is, but for its report where people were asked: their
+    answers come after it."""
+    has_report = storage.exists(context.run.path("report", "index.html"))
+    if not build_stages(context, overrides) and has_report and not report.read_studies(context.run.root):
         log.info("nothing to do: every stage of %s is done", context.run.root)
         return tell(context)
     return write_report(context)
