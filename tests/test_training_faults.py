@@ -265,7 +265,7 @@ def test_a_loss_that_is_not_finite_on_one_worker_ends_the_stage_and_keeps_the_la
         command(folder, 2, "not finite", "12"), capture_output=True, text=True, check=False, timeout=280
     )
     assert done.returncode == 1
-    assert "ranksrgan: loss term pixel, perceptual is not finite at step 13" in done.stderr
+    assert "ranksrgan: loss term pixel, perceptual, discriminator is not finite at step 13" in done.stderr
     assert checkpoints.Checkpoints(str(folder / "ranksrgan" / "checkpoints"), 9).steps() == [10]
     assert not (folder / "ranksrgan" / "weights.pt").exists()
 
