@@ -5,6 +5,7 @@ import pathlib
 
 import boto3
 import pyarrow as pa
+import pyarrow.fs
 import pytest
 
 from ranksr import storage
@@ -48,6 +49,26 @@ def test_deleting_takes_files_and_folders_and_forgives_what_is_gone(place: str) 
     storage.delete(storage.join(place, "c"))
     storage.delete(storage.join(place, "never"))
     assert storage.list_files(place) == []
+
+
+def test_a_folder_that_is_deleted_while_it_is_listed_is_no_fault(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "kept").write_bytes(b"here")
+    local, _ = storage.resolve(str(tmp_path))
+    gone = [FileNotFoundError("Cannot list directory 'tmp'")] * 3
+
+    class Busy:
+        def get_file_info(self, selector: pyarrow.fs.FileSelector) -> list[pyarrow.fs.FileInfo]:
+            if gone:
+                raise gone.pop()
+            return local.get_file_info(selector)
+
+    monkeypatch.setattr(storage, "resolve", lambda path: (Busy(), path))
+    assert storage.list_files(str(tmp_path)) == [("kept", 4)]
+    gone.extend([FileNotFoundError("never there")] * storage.LISTING_ATTEMPTS)
+    with pytest.raises(FileNotFoundError, match="never there"):
+        storage.list_files(str(tmp_path))
 
 
 def test_digest_follows_the_content_of_a_file(place: str) -> None:

@@ -25,6 +25,9 @@ from ranksr.errors import StorageError, UserError
 S3_ATTEMPTS = 8
 """Attempts per request. Waits that double from 50 ms ride out 40 to 60 s of a server that is away."""
 
+LISTING_ATTEMPTS = 100
+"""Listings of a folder whose subfolders are being deleted; one in 10,000 fails where nothing else is done."""
+
 
 def is_remote(path: str) -> bool:
     """Whether `path` is a URI such as s3://bucket/prefix."""
@@ -139,12 +142,18 @@ def is_folder(path: str) -> bool:
 def list_files(folder: str) -> list[tuple[str, int]]:
     """(path relative to `folder`, size in bytes) of every file under it, sorted. Empty when there is no such folder.
 
-    Temporary files of an interrupted write are not listed.
+    Temporary files of an interrupted write are not listed. Others may write and delete under it meanwhile.
     """
     filesystem, inner = resolve(folder)
     selector = pyarrow.fs.FileSelector(inner, recursive=True, allow_not_found=True)
-    with answering(folder):
-        found = filesystem.get_file_info(selector)
+    for left in reversed(range(LISTING_ATTEMPTS)):
+        try:
+            with answering(folder):
+                found = filesystem.get_file_info(selector)
+            break
+        except FileNotFoundError:  # a folder that was deleted between its name and its files
+            if not left:
+                raise
     return sorted(
         (info.path[len(inner) :].lstrip("/"), info.size)
         for info in found
