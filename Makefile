@@ -24,8 +24,9 @@ demo: setup  ## the whole method on four photographs: runs/demo/report/index.htm
 check: lint  ## lint, types and the fast tests, in under two minutes
 	$(BIN)/python -m pytest -q -n 2 -m "not ray and not slow"
 
-test: setup  ## the whole test suite
-	$(BIN)/python -m pytest
+test: setup  ## the whole test suite: what starts Ray or takes long one by one, the rest two at a time
+	$(BIN)/python -m pytest -q -n 2 -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "ray or slow" --durations=40
 
 lint: setup  ## ruff (rules and format) and mypy
 	$(BIN)/ruff check .

@@ -126,11 +126,11 @@ def test_a_driver_that_is_stopped_or_killed_goes_on_and_repeats_no_finished_tria
 
 
 def training_processes(driver: int) -> list[psutil.Process]:
-    """The workers of Ray Train below a driver."""
+    """The training workers below a driver."""
     found = []
     for process in psutil.Process(driver).children(recursive=True):
         with contextlib.suppress(psutil.Error):
-            if "ray::RayTrainWorker" in " ".join(process.cmdline()):
+            if "TrainWorker" in " ".join(process.cmdline()):
                 found.append(process)
     return found
 

@@ -30,7 +30,7 @@ from ranksr.metrics.engine import Judge
 from ranksr.models import build_ranker
 from ranksr.runs import Run
 from ranksr.stages import patches
-from ranksr.train import launch, loop
+from ranksr.train import launch, loop, stopping
 from ranksr.train.journal import Place
 from ranksr.train.world import World
 
@@ -62,7 +62,7 @@ class Job(launch.SRJob):
 
     def build(self, world: World, copy: LocalCopy) -> Any:
         learner, draw = super().build(world, copy)
-        launch.LOOK_FOR_STOP_SECONDS = 0.1
+        stopping.LOOK_FOR_STOP_SECONDS = 0.1
         kind, at = self.fault or ("", 0)
         mine = kind in ("killed", "not finite") and world.worker_rank == world.num_workers - 1
         update = learner.update
@@ -230,7 +230,7 @@ def test_two_workers_end_with_the_same_bits_after_sigterm_kill_9_and_the_death_o
     assert "the same command continues" in said
     step = int(said.split("stopped by SIGTERM after step ")[1].split(",")[0])
     assert (folder / "ranksrgan" / "checkpoints" / f"step_{step:08d}.pt").exists()
-    assert not (folder / "ranksrgan" / launch.STOP_FILE).exists()
+    assert not (folder / "ranksrgan" / stopping.STOP_FILE).exists()
 
     following = next(at for at in range(0, STEPS, 10) if at > step)
     process = start(folder, command(folder, 2, "slow", "0"), f"checkpoints/step_{following:08d}.pt")

@@ -179,6 +179,11 @@ def _owner(named: dict[str, str]) -> str:
         return "another command that is just ending"
 
 
+def is_this_machine() -> bool:
+    """Whether this process's node is the only one, and stays so."""
+    return sum(node["Alive"] for node in ray.nodes()) == 1 and not is_growing()
+
+
 def is_growing() -> bool:
     """Whether nodes come and go with the work: `ray up` and KubeRay run the autoscaler v2, `ray start` none."""
     return is_autoscaler_v2(fetch_from_server=True)

@@ -3,12 +3,13 @@
 import logging
 import pathlib
 import tempfile
+import types
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from ranksr import storage
+from ranksr import images, storage
 from ranksr.data import local_copy
 from ranksr.data.local_copy import LocalCopy
 
@@ -37,16 +38,16 @@ def source(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_split_has_its_rows_in_the_order_of_image_ids_whatever_the_names_of_the_parts(source: str) -> None:
-    copy = LocalCopy("run/srgan", "1")
+    copy = LocalCopy("run/srgan", "1", "png")
     assert copy.read(source, "train")["number"].to_pylist() == list(range(0, ROWS, 2))
     assert copy.read(source, "val")["number"].to_pylist() == list(range(1, ROWS, 2))
 
 
 def test_a_worker_maps_the_copy_instead_of_reading_it_into_its_memory(source: str) -> None:
-    copy = LocalCopy("run/srgan", "1")
+    copy = LocalCopy("run/srgan", "1", "png")
     copy.read(source, "train")
     before = pa.total_allocated_bytes()
-    table = LocalCopy("run/srgan", "1").read(source, "train")
+    table = LocalCopy("run/srgan", "1", "png").read(source, "train")
     assert table.nbytes > ROWS // 2 * ROW_BYTES
     assert pa.total_allocated_bytes() - before < ROW_BYTES
 
@@ -54,10 +55,10 @@ def test_a_worker_maps_the_copy_instead_of_reading_it_into_its_memory(source: st
 def test_rows_of_many_parts_share_a_batch_of_the_copy_up_to_its_size(
     source: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = LocalCopy("run/srgan", "1").read(source, "train")
+    one = LocalCopy("run/srgan", "1", "png").read(source, "train")
     assert one["png"].num_chunks == 1
     monkeypatch.setattr(local_copy, "BATCH_BYTES", ROW_BYTES)
-    several = LocalCopy("run/srgan", "2").read(source, "train")
+    several = LocalCopy("run/srgan", "2", "png").read(source, "train")
     assert several["png"].num_chunks == 2  # a part is never divided
     assert one.combine_chunks().equals(several.combine_chunks())
 
@@ -85,8 +86,67 @@ def test_each_part_of_a_million_rows_is_measured_once_on_its_way_into_a_batch() 
     assert measured == batch["number"].to_pylist() == list(range(1000))
 
 
-def test_a_removed_copy_leaves_no_file_and_can_still_be_read(source: str) -> None:
+@pytest.fixture
+def pictures(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A Parquet file with the PNGs of a smooth picture, alone and in a list, of both splits; a temporary folder."""
+    (tmp_path / "node").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    rows = []
+    for number in range(10):
+        image = np.full((24, 16 + number, 3), number, np.uint8)
+        pngs = [images.encode_png(image + add) for add in range(3)]
+        split = ("train", "val")[number > 6]
+        rows.append({"image_id": str(number), "split": split, "hr": pngs[0], "pngs": pngs, "niqe": [1.0, 2.0, 3.0]})
+    storage.write_table(str(tmp_path / "source" / "part-0.parquet"), pa.Table.from_pylist(rows))
+    return str(tmp_path / "source")
+
+
+def pixels_of(table: pa.Table) -> list[list[np.ndarray]]:
+    return [
+        [images.decode(each.as_buffer()) for each in (hr, *pngs.values)]
+        for hr, pngs in zip(table["hr"], table["pngs"], strict=True)
+    ]
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_raw_pixels_are_those_of_the_pngs_and_all_else_stays(pictures: str, split: str) -> None:
+    raw, png = (LocalCopy("run/srgan", kind, kind).read(pictures, split) for kind in ("raw", "png"))
+    assert raw.drop(["hr", "pngs"]).equals(png.drop(["hr", "pngs"]))
+    assert raw["hr"][0].as_py().startswith(images.RAW)
+    assert png["hr"][0].as_py().startswith(b"\x89PNG")
+    for found, expected in zip(pixels_of(raw), pixels_of(png), strict=True):
+        assert len(found) == 4
+        assert all(map(np.array_equal, found, expected))
+        assert all(each.flags.writeable for each in found)
+
+
+@pytest.mark.parametrize(("free", "starts"), [(10**9, images.RAW), (100, b"\x89PNG")])
+def test_pixels_are_raw_where_they_take_no_more_than_half_of_the_free_disk(
+    pictures: str, monkeypatch: pytest.MonkeyPatch, free: int, starts: bytes
+) -> None:
+    asked: list[pathlib.Path] = []
+    usage = types.SimpleNamespace(free=free)
+    monkeypatch.setattr(local_copy.shutil, "disk_usage", lambda folder: (asked.append(folder), usage)[1])
     copy = LocalCopy("run/srgan", "1")
+    assert copy.read(pictures, "train")["hr"][0].as_py().startswith(starts)
+    assert asked == [copy.folder]
+
+
+def test_a_disk_that_fills_up_under_raw_pixels_gets_the_pngs(
+    pictures: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> bytes:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(images, "encode_raw", full)
+    with caplog.at_level(logging.WARNING, logger="ranksr"):
+        assert LocalCopy("run/srgan", "1").read(pictures, "train")["hr"][0].as_py().startswith(b"\x89PNG")
+    assert "no room for raw pixels" in caplog.text
+    assert [path.suffix for path in LocalCopy("run/srgan", "1").folder.iterdir() if path.name != "lock"] == [".arrow"]
+
+
+def test_a_removed_copy_leaves_no_file_and_can_still_be_read(source: str) -> None:
+    copy = LocalCopy("run/srgan", "1", "png")
     table = copy.read(source, "val")
     copy.remove()
     copy.remove()  # by the other worker
@@ -96,10 +156,10 @@ def test_a_removed_copy_leaves_no_file_and_can_still_be_read(source: str) -> Non
 
 
 def test_what_a_killed_start_of_the_same_training_left_is_deleted_by_the_next(source: str) -> None:
-    killed, other = LocalCopy("run/srgan", "1"), LocalCopy("run/ranksrgan", "1")
+    killed, other = LocalCopy("run/srgan", "1", "png"), LocalCopy("run/ranksrgan", "1", "png")
     killed.read(source, "val")
     other.read(source, "val")
-    LocalCopy("run/srgan", "2")
+    LocalCopy("run/srgan", "2", "png")
     assert not killed.folder.exists()
     assert other.folder.exists()
 
@@ -109,10 +169,10 @@ def test_without_room_the_rows_are_read_into_memory_and_the_remedy_is_logged(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", f"{source}/part-0.parquet")  # a file: no folder can be made in it
     with caplog.at_level(logging.WARNING, logger="ranksr"):
-        assert LocalCopy("run/srgan", "1").read(source, "val")["number"].to_pylist() == list(range(1, ROWS, 2))
+        assert LocalCopy("run/srgan", "1", "png").read(source, "val")["number"].to_pylist() == list(range(1, ROWS, 2))
     assert "set TMPDIR to a folder with room" in caplog.text
 
 
 def test_a_folder_without_a_parquet_file_is_named(source: str, tmp_path: pathlib.Path) -> None:
     with pytest.raises(FileNotFoundError, match="no Parquet file in .*empty"):
-        LocalCopy("run/srgan", "1").read(str(tmp_path / "empty"), "val")
+        LocalCopy("run/srgan", "1", "png").read(str(tmp_path / "empty"), "val")

@@ -130,7 +130,11 @@ def run_side_by_side(
         # A trial's own process only waits: a CPU for it could leave none for its workers.
         ray.tune.with_resources(run_trial, {"CPU": 0, "memory": 1}),
         param_space={"trial": ray.tune.grid_search(list(by_key))},
-        tune_config=ray.tune.TuneConfig(max_concurrent_trials=slots(context.config, len(by_key)), scheduler=scheduler),
+        tune_config=ray.tune.TuneConfig(
+            max_concurrent_trials=slots(context.config, len(by_key)),
+            scheduler=scheduler,
+            reuse_actors=True,  # with the training workers that a trial's process has started
+        ),
         run_config=ray.tune.RunConfig(
             name="tune",
             storage_path=context.run.path("ablation"),

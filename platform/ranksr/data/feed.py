@@ -21,12 +21,12 @@ Batch = dict[str, torch.Tensor]
 
 
 class SubImages:
-    """LR and HR sub-images, columns of PNGs that are decoded when drawn; those under `smallest_px` of HR on a side are
-    left out."""
+    """LR and HR sub-images, columns of PNGs or raw pixels (`images.decode`) that are read when drawn; those under
+    `smallest_px` of HR on a side are left out."""
 
     def __init__(self, table: pa.Table, smallest_px: int = 0) -> None:
         self._lr, self._hr, self._places = table["lr"], table["hr"], table.select(["image_id", "y", "x"])
-        fits = _png_sides(table["hr"]).min(axis=1) >= smallest_px
+        fits = _sides(table["hr"]).min(axis=1) >= smallest_px
         self._rows = np.flatnonzero(fits)
         names = table["image_id"].to_numpy()
         self.left_out = sorted(set(names[~fits]))
@@ -40,7 +40,7 @@ class SubImages:
     def pair(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """LR and HR, uint8 HWC RGB."""
         row = int(self._rows[index])
-        return images.decode(self._lr[row].as_py()), images.decode(self._hr[row].as_py())
+        return images.decode(self._lr[row].as_buffer()), images.decode(self._hr[row].as_buffer())
 
     def name(self, index: int) -> str:
         """`<image_id>_<y>_<x>`, by which no other sub-image is called."""
@@ -48,9 +48,9 @@ class SubImages:
         return "{image_id}_{y}_{x}".format(**place)
 
 
-def _png_sides(pngs: pa.ChunkedArray) -> np.ndarray:
+def _sides(stored: pa.ChunkedArray) -> np.ndarray:
     """(N, 2) width and height in px, of the headers alone."""
-    heads = pc.binary_slice(pngs, 16, 24).to_pylist()
+    heads = pc.binary_slice(stored, 16, 24).to_pylist()
     return np.frombuffer(b"".join(heads), ">u4").reshape(-1, 2)
 
 
@@ -75,12 +75,9 @@ class CropFeed:
         self._order = Order(len(store), seed)
 
     def batch(self, samples: range) -> Batch:
-        """{"lr": (B, 3, p/4, p/4), "hr": (B, 3, p, p)} float32 in [0, 1]."""
-        pairs = [self._crop(sample) for sample in samples]
-        return {
-            "lr": torch.stack([images.to_tensor(lr) for lr, _ in pairs]),
-            "hr": torch.stack([images.to_tensor(hr) for _, hr in pairs]),
-        }
+        """{"lr": (B, 3, p/4, p/4), "hr": (B, 3, p, p)} uint8."""
+        lr, hr = zip(*map(self._crop, samples), strict=True)
+        return {"lr": _stack(lr), "hr": _stack(hr)}
 
     def _crop(self, sample: int) -> tuple[np.ndarray, np.ndarray]:
         lr, hr = self._store.pair(self._order[sample])
@@ -91,6 +88,11 @@ class CropFeed:
         lr = lr[y : y + size, x : x + size]
         hr = hr[y * SCALE : (y + size) * SCALE, x * SCALE : (x + size) * SCALE]
         return _turn(lr, turns, mirror), _turn(hr, turns, mirror)
+
+
+def _stack(crops: Sequence[np.ndarray]) -> torch.Tensor:
+    """(B, 3, H, W) uint8: `World.move` makes float32 in [0, 1] of it, on the device."""
+    return torch.from_numpy(np.stack([crop.transpose(2, 0, 1) for crop in crops]))
 
 
 def _turn(image: np.ndarray, turns: int, mirror: bool) -> np.ndarray:
@@ -115,11 +117,11 @@ class Pair(NamedTuple):
 
 
 def pair_batch(pairs: Sequence[Pair]) -> Batch:
-    """float32 first and second (B, 3, H, W) in [0, 1], metric_first and metric_second (B,)."""
+    """uint8 first and second (B, 3, H, W), float32 metric_first and metric_second (B,)."""
     first, second, metric_first, metric_second = zip(*pairs, strict=True)
     return {
-        "first": torch.stack([images.to_tensor(patch) for patch in first]),
-        "second": torch.stack([images.to_tensor(patch) for patch in second]),
+        "first": _stack(first),
+        "second": _stack(second),
         "metric_first": torch.tensor(metric_first, dtype=torch.float32),
         "metric_second": torch.tensor(metric_second, dtype=torch.float32),
     }
@@ -140,7 +142,7 @@ class PairFeed:
         return len(self._useful)
 
     def batch(self, samples: range) -> Batch:
-        """float32 first and second (B, 3, H, W) in [0, 1], metric_first and metric_second (B,), lower is better."""
+        """uint8 first and second (B, 3, H, W), float32 metric_first and metric_second (B,), lower is better."""
         return pair_batch([self.pair(sample) for sample in samples])
 
     def pair(self, sample: int) -> Pair:

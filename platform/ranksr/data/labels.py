@@ -22,7 +22,7 @@ class Labels:
 
     methods: tuple[str, ...]
     pngs: pa.ChunkedArray
-    """list<binary>, the patches in the order of the stored row."""
+    """list<binary>, the patches in the order of the stored row, as PNGs or raw pixels."""
     columns: tuple[int, ...]
     """Positions of the M methods in a stored row."""
     values: np.ndarray
@@ -42,7 +42,7 @@ class Labels:
         return self._stored(location, self.hr_column)
 
     def _stored(self, location: int, column: int) -> np.ndarray:
-        return images.decode(self.pngs[location][column].as_py())
+        return images.decode(self.pngs[location].values[column].as_buffer())
 
     def pairs(self, location: int) -> list[tuple[int, int]]:
         """Pairs of methods that carry information: both scored, and further apart than `min_gap`."""

@@ -1,8 +1,7 @@
 """One copy of a dataset on this node, memory-mapped and shared by all workers of a training.
 
-Parquet cannot be mapped, so each split is written once as an uncompressed Arrow file into the temporary folder. Its
-PNGs stay PNGs: one of 480 px takes 6 ms of one core to decode, loader threads decode side by side, and raw pixels would
-take nearly twice the room.
+Parquet cannot be mapped, so each split is written once as an uncompressed Arrow file into the temporary folder. Where
+there is room its images are raw pixels: a PNG of 480 px takes 6 ms of one core at every draw, and about half the room.
 """
 
 import contextlib
@@ -11,13 +10,14 @@ import logging
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.ipc
 
-from ranksr import storage
+from ranksr import images, storage
 from ranksr.data.prefetch import prefetch
 from ranksr.downloads import appearing
 
@@ -25,6 +25,8 @@ log = logging.getLogger(__name__)
 
 BATCH_BYTES = 256 * 2**20
 """Size from which on rows become a batch of the Arrow file: each costs every worker 22 KB of its own memory."""
+RAW_BYTES_PER_STORED = 3
+"""Bound of raw pixels by the bytes of their PNGs: 1.7 for photographs, 2.5 for what bicubic makes of them."""
 READERS = 4
 """Parquet files of a copy that are read side by side."""
 
@@ -32,13 +34,14 @@ READERS = 4
 class LocalCopy:
     """The copies that one start of a training makes on its node; `training` names it, `start` is new at every start.
 
-    `remove()` may come as soon as every worker has read its tables: what is mapped lives on without a name, and
-    nothing is left behind by a worker that is killed later.
+    `pixels`: "raw", "png", or "auto" for raw ones where they take no more than half of the free disk. `remove()` may
+    come as soon as every worker has read its tables: what is mapped lives on without a name, and nothing is left behind
+    by a worker that is killed later.
     """
 
-    def __init__(self, training: str, start: str) -> None:
+    def __init__(self, training: str, start: str, pixels: Literal["auto", "raw", "png"] = "auto") -> None:
         name = f"ranksr-{storage.digest_of(training)}"
-        self.folder = pathlib.Path(tempfile.gettempdir()) / f"{name}-{start}"
+        self.folder, self._pixels = pathlib.Path(tempfile.gettempdir()) / f"{name}-{start}", pixels
         for abandoned in self.folder.parent.glob(f"{name}-*"):  # killed before `remove()`
             if abandoned != self.folder:
                 shutil.rmtree(abandoned, ignore_errors=True)
@@ -51,8 +54,7 @@ class LocalCopy:
             with (self.folder / "lock").open("w") as handle:
                 fcntl.flock(handle, fcntl.LOCK_EX)  # one worker writes, the others wait for it
                 if not path.exists():
-                    with appearing(path) as unfinished:
-                        _write(unfinished, read_parts(source, split))
+                    self._write(path, source, split)
             return pyarrow.ipc.open_file(pa.memory_map(str(path))).read_all()
         except OSError as error:
             log.warning(
@@ -63,12 +65,54 @@ class LocalCopy:
             )
             return pa.concat_tables(read_parts(source, split))
 
+    def _write(self, path: pathlib.Path, source: str, split: str) -> None:
+        if self._with_raw_pixels(source):
+            try:
+                with appearing(path) as unfinished:
+                    _write(unfinished, read_parts(source, split, _raw))
+                return
+            except OSError as error:
+                log.warning(
+                    "no room for raw pixels of %s in %s (%s): they stay PNGs", source, self.folder.parent, error
+                )
+        with appearing(path) as unfinished:
+            _write(unfinished, read_parts(source, split))
+
+    def _with_raw_pixels(self, source: str) -> bool:
+        if self._pixels != "auto":
+            return self._pixels == "raw"
+        stored = sum(size for name, size in storage.list_files(source) if name.endswith(".parquet"))
+        return RAW_BYTES_PER_STORED * stored <= shutil.disk_usage(self.folder).free / 2
+
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def read_parts(source: str, split: str) -> Iterator[pa.Table]:
-    """The rows of one split, Parquet file by Parquet file, in the order of image_id.
+def _raw(table: pa.Table) -> pa.Table:
+    """The table with the pixels of its PNGs, alone or in lists."""
+    for number, field in enumerate(table.schema):
+        column = table.column(number)
+        if field.type == pa.binary():
+            pixels: pa.Array = _raw_array(column.combine_chunks())
+        elif field.type == pa.list_(pa.binary()):
+            lists = column.combine_chunks()
+            offsets = pyarrow.compute.subtract(lists.offsets, lists.offsets[0])
+            pixels = pa.ListArray.from_arrays(offsets, _raw_array(lists.flatten()))
+        else:
+            continue
+        table = table.set_column(number, field.name, pixels)
+    return table
+
+
+def _raw_array(pngs: pa.Array) -> pa.Array:
+    """Large: a part can have more than the 2 GB of pixels that 32-bit offsets reach."""
+    return pa.array((images.encode_raw(images.decode(png.as_buffer())) for png in pngs), pa.large_binary())
+
+
+def read_parts(
+    source: str, split: str, change: Callable[[pa.Table], pa.Table] = lambda table: table
+) -> Iterator[pa.Table]:
+    """The rows of one split, Parquet file by Parquet file, in the order of image_id, each table changed.
 
     A sample is drawn by the number of its row: this must follow from the photographs, not from how they were parted.
     """
@@ -79,7 +123,7 @@ def read_parts(source: str, split: str) -> Iterator[pa.Table]:
 
     def read(path: str) -> pa.Table:
         table = storage.read_table(path)
-        return table.filter(pyarrow.compute.equal(table["split"], split))
+        return change(table.filter(pyarrow.compute.equal(table["split"], split)))
 
     return prefetch(read, [path for _, path in sorted(zip(firsts, paths, strict=True))], READERS)
 

@@ -1,28 +1,26 @@
-"""Starts a training as Ray Train workers; the only file of `train` that knows Ray."""
+"""Starts a training: on kept workers of this machine, or as Ray Train workers on GPUs and on several nodes."""
 
 import concurrent.futures
 import dataclasses
-import functools
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 import ray
 import ray.train
 import ray.train.torch
+import ray.tune
 import torch
 
-from ranksr import cluster, storage, terminal
-from ranksr.data.feed import Batch, shard
-from ranksr.data.local_copy import LocalCopy
-from ranksr.data.prefetch import prefetch
+from ranksr import cluster
 from ranksr.errors import UserError
-from ranksr.train.jobs import RankerJob, SRJob, experiment, seed_of
+from ranksr.train import crew
+from ranksr.train.jobs import RankerJob, SRJob, experiment
 from ranksr.train.journal import Place
-from ranksr.train.loop import NonFiniteLossError, StopRequested, fit
-from ranksr.train.stopping import STOP_FILE, stopping, watch
+from ranksr.train.loop import StopRequested
+from ranksr.train.stopping import stopping
+from ranksr.train.work import work
 from ranksr.train.world import World
 
 log = logging.getLogger(__name__)
@@ -38,8 +36,12 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     """
     compute = job.config.compute
     cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
+    place = dataclasses.replace(place, settings=job.settings, experiment=experiment(job.config))
     with stopping(place) as asked:
-        results = _fit(_trainer(job, place, tell_tune))
+        if cluster.is_this_machine() and not compute.gpus_per_worker:
+            results = crew.train(job, place, ray.tune.report if tell_tune else None)
+        else:
+            results = _fit(_trainer(job, place, tell_tune))
     if asked.by:
         when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
         log.warning("%s: stopped by %s %s; the same command continues", place.name, asked.by.name, when)
@@ -55,11 +57,7 @@ def _trainer(job: SRJob | RankerJob, place: Place, tell_tune: bool) -> cluster.T
     compute = job.config.compute
     return cluster.Trainer(
         _worker,
-        train_loop_config={
-            "job": job,
-            "place": dataclasses.replace(place, settings=job.settings, experiment=experiment(job.config)),
-            "start": uuid.uuid4().hex[:8],
-        },
+        train_loop_config={"job": job, "place": place, "start": uuid.uuid4().hex[:8]},
         scaling_config=ray.train.ScalingConfig(
             num_workers=compute.num_workers,
             use_gpu=compute.gpus_per_worker > 0,
@@ -101,43 +99,8 @@ def _tune_callbacks() -> list[Any]:
 
 
 def _worker(arguments: dict[str, Any]) -> dict[str, Any]:
-    job, place = arguments["job"], arguments["place"]
-    context, compute = ray.train.get_context(), job.config.compute
-    terminal.log_lines()
-    logging.getLogger().setLevel(logging.WARNING)  # Train logs every report there, past its own log level
-    torch.set_num_threads(compute.threads_per_worker)
-    torch.manual_seed(seed_of(job))  # the same initial weights on every worker, and in every run
-    device = ray.train.torch.get_device()
+    job, context, device = arguments["job"], ray.train.get_context(), ray.train.torch.get_device()
     if device.type == "cuda":
         torch.cuda.set_device(device)  # collective calls on Python objects take the current one
-    world = World(context.get_world_rank(), context.get_world_size(), str(device), compute)
-    world.tune()
-    copy = LocalCopy(place.folder, arguments["start"])
-    try:
-        learner, draw = job.build(world, copy)
-        mistake = None
-    except UserError as error:
-        mistake = str(error)
-    # All workers hear of it: one that ended alone would leave the others waiting for it.
-    mistakes = [each for each in world.gather([mistake]) if each]
-    copy.remove()
-    if mistakes:
-        return {"mistake": mistakes[0]}
-
-    def batches(steps: range) -> Iterator[Batch]:
-        take = functools.partial(
-            shard, batch_size=job.training.batch_size, worker_rank=world.worker_rank, num_workers=world.num_workers
-        )
-        return prefetch(lambda step: world.pin(draw(take(step))), steps, compute.loader_threads)
-
-    try:
-        stop = watch(storage.join(place.folder, STOP_FILE)).is_set if world.is_first else lambda: False
-        validation = fit(learner, batches, job.training, place, world, ray.train.report, stop)
-        return {**validation, **job.conclude(learner, place, world)}
-    except UserError as error:
-        return {"mistake": str(error)}
-    except NonFiniteLossError as error:
-        # Starting again from the checkpoint would only meet it again: end as a result, not as a failure.
-        return {"error": str(error)}
-    except StopRequested as request:
-        return {"stopped": request.step}
+    world = World(context.get_world_rank(), context.get_world_size(), str(device), job.config.compute)
+    return work(**arguments, world=world, report=ray.train.report)

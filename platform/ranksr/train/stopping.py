@@ -83,15 +83,20 @@ def stopping(place: Place) -> Iterator[Asked]:
         storage.delete(flag)
 
 
-def watch(flag: str) -> threading.Event:
-    """Becomes set once the file `flag` exists. A thread looks, so that the training never waits for s3."""
-    seen = threading.Event()
+@contextlib.contextmanager
+def watch(flag: str) -> Iterator[threading.Event]:
+    """An event that is set once the file `flag` exists. A thread looks, so that the training never waits for s3."""
+    seen, over = threading.Event(), threading.Event()
 
     def look() -> None:
-        while not seen.wait(LOOK_FOR_STOP_SECONDS):
+        while not over.wait(LOOK_FOR_STOP_SECONDS):
             with contextlib.suppress(OSError, StorageError):  # looked for again
                 if storage.exists(flag):
                     seen.set()
+                    return
 
     threading.Thread(target=look, daemon=True, name="stop").start()
-    return seen
+    try:
+        yield seen
+    finally:
+        over.set()

@@ -49,15 +49,13 @@ class World:
         return nn.parallel.DistributedDataParallel(network, forward_sync_buffers=False)
 
     def move(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """The batch on the device, images in the memory layout of the networks."""
-        return {
-            key: value.to(
-                self.device,
-                non_blocking=True,
-                memory_format=self._layout if value.dim() == 4 else torch.preserve_format,
-            )
-            for key, value in batch.items()
-        }
+        """The batch on the device, images as float32 in [0, 1] in the memory layout of the networks."""
+        return {key: self._move(value) for key, value in batch.items()}
+
+    def _move(self, value: torch.Tensor) -> torch.Tensor:
+        memory_format = self._layout if value.dim() == 4 else torch.preserve_format
+        moved = value.to(self.device, non_blocking=True, memory_format=memory_format)
+        return moved.float().div_(255) if moved.dtype == torch.uint8 else moved
 
     def pin(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch where a GPU can fetch it while the host goes on."""
