@@ -120,7 +120,7 @@ def test_a_driver_that_is_stopped_or_killed_goes_on_and_repeats_no_finished_tria
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = done.stdout + done.stderr
     assert done.returncode == 0, said[-3000:]
-    assert f"continues from the checkpoint of step {step}" in said
+    assert f"continues from the checkpoint of step {step}" in said, said[-3000:]
     assert {name: changed for name, changed in built(run).items() if name in first} == first
     assert_whole(run, steps)
 

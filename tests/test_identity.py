@@ -5,6 +5,7 @@ import pathlib
 import pytest
 
 from ranksr import identity, pipeline, scoring, storage
+from ranksr.checkpoints import Checkpoints
 from ranksr.config import Config, config_of, with_overrides
 from ranksr.runs import Run, Stage
 
@@ -202,3 +203,27 @@ def test_the_identity_of_a_training_is_taken_once_however_many_rounds_build_on_i
     generators = [key for key in asked if key.startswith("methods.")]
     assert sorted(generators) == sorted(f"methods.{name}" for name in methods)
     assert {f"ranker_{number}" for number in range(1, 7)} <= {stage.name for stage in stages}
+
+
+@pytest.mark.parametrize("changes", [[], best_by("psnr"), best_by("niqe")])
+def test_an_earlier_step_is_taken_from_a_checkpoint_whatever_weights_its_training_kept(
+    demo: Config, tmp_path: pathlib.Path, changes: list[str]
+) -> None:
+    step, inputs = 7, {"patches": "p"}
+    config = with_overrides(demo, [*changes, f"{KEY}.train.steps=9"])
+    made = identity.training(config, KEY, inputs, MODELS)
+    run = Run(str(tmp_path / "run"))
+    begun = run.find("ranksrgan", made.settings, made.inputs)
+    run.begin(begun)
+    Checkpoints(begun.path("checkpoints"), 5).save(step, {"step": step})
+    methods = {**config.methods, "ranksrgan": config.method_of(f"ranksrgan@{step}")}
+    shorter = config.model_copy(update={"methods": methods})
+    context = pipeline.Context(shorter, run, start_ray=lambda: None)
+    slower = with_overrides(shorter, [f"{KEY}.train.learning_rate=0.01"])
+    asked = [(shorter, inputs), (slower, inputs), (shorter, {"patches": "q"})]
+    found = []
+    for changed, made_from in asked:
+        wanted = identity.training(changed, KEY, made_from, MODELS)
+        stage = run.find(f"ranksrgan@{step}", wanted.settings, wanted.inputs)
+        found.append(pipeline._kept_state(context, stage, "ranksrgan"))
+    assert found == [{"step": step}, None, None]

@@ -100,12 +100,20 @@ def earlier(context: Context, name: str) -> Stage:
 def _kept_state(context: Context, stage: Stage, method: str) -> dict[str, Any] | None:
     """The state at the last step of `stage` that a longer training of the same method kept; None where it did not."""
 
+    # The last two, and what validates, count only where a training keeps its best weights.
+    ends = {f"methods.{method}.train.{key}" for key in ("steps", "checkpoint", "best_metric", "validate_every_steps")}
+
     def made_of(each: Stage) -> dict[str, Any]:
-        ends = {f"methods.{method}.train.{key}" for key in ("steps", "checkpoint")}
-        return {key: value for key, value in each.settings.items() if key not in ends}
+        decides = {**each.settings, **each.inputs}
+        return {key: value for key, value in decides.items() if key not in ends and not key.startswith("validation.")}
 
     longer = context.run.recorded(method)
-    if longer is None or longer.inputs != stage.inputs or made_of(longer) != made_of(stage):
+    if longer is None:
+        return None
+    found, wanted = made_of(longer), made_of(stage)
+    if any(found.get(key) != value for key, value in wanted.items()):
+        return None
+    if any(not key.startswith("scoring.") for key in found.keys() - wanted.keys()):
         return None
     return Checkpoints(longer.path(CHECKPOINTS), 1).load(context.config.methods[method].train.steps)
 

@@ -176,6 +176,7 @@ def test_selected_settings_are_flat_and_dotted(demo: Config) -> None:
         ("blends.srgan={methods: [srgan, srresnet]}", "methods.srgan and blends.srgan have one name"),
         ("rankers.srgan={metric: niqe}", "rankers.srgan.methods"),
         ("methods.ranksrgan.weights.rank_content={other: 0.1}", "names 'other', which is none of rankers (ranker)"),
+        ("methods.ranksrgan.weights.rank_content={ranker: 1, othre: 0}", "names 'othre', which is none of rankers"),
         ("ranker.rank_dataset=other", "ranker.rank_dataset=other is none of rank_datasets (rank_dataset)"),
         ("ranker=null", "rank_content=0.03 is the weight of the only Ranker, and rankers are none: give {NAME: 0.03}"),
         ("rank_dataset=null", "ranker.rank_dataset is null, which takes the only one, and rank_datasets are none"),

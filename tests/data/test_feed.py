@@ -70,8 +70,7 @@ def test_a_sample_depends_on_the_seed_and_its_number_alone(store: feed.SubImages
 def test_lr_and_hr_crops_show_the_same_place(store: feed.SubImages) -> None:
     batch = feed.CropFeed(store, 32, seed=0).batch(range(16))
     assert (batch["lr"].shape, batch["hr"].shape) == ((16, 3, 8, 8), (16, 3, 32, 32))
-    for lr, hr in zip(batch["lr"], batch["hr"], strict=True):
-        lr, hr = (each.permute(1, 2, 0).contiguous().numpy() for each in (lr, hr))
+    for lr, hr in zip(*(batch[key].permute(0, 2, 3, 1).contiguous().numpy() for key in ("lr", "hr")), strict=True):
         inner = images.downscale(hr)[3:-3, 3:-3].astype(int)  # borders see pixels outside the crop
         assert np.abs(inner - lr[3:-3, 3:-3]).max() <= 1
 

@@ -114,7 +114,9 @@ def _check_methods(config: Config) -> None:
         if not (any(value > 0 for key, value in method.weights if key != "rank_content") or method.uses_ranker):
             raise UserError(f"methods.{name}.weights are all 0: give at least one loss term a weight")
         _check_start(config, name)
-        if unknown := config.steered_by(name).keys() - config.rankers.keys():
+        weight = method.weights.rank_content
+        named = weight.keys() if isinstance(weight, dict) else config.steered_by(name).keys()
+        if unknown := named - config.rankers.keys():
             raise UserError(
                 f"methods.{name}.weights.rank_content names {min(unknown)!r}, which is none of rankers "
                 f"({', '.join(config.rankers) or 'there are none'})"
