@@ -10,6 +10,7 @@ import os
 import pathlib
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -29,6 +30,8 @@ from ranksr.train.world import World
 log = logging.getLogger(__name__)
 
 LOOK_FOR_NEWS_SECONDS = 0.1
+TELL_AFTER_SECONDS = 20
+"""Of waiting for CPUs: those of an earlier stage are free in less."""
 NEIGHBOURS_END_SECONDS = 5.0
 """When one worker fails, the others soon meet its absence, or have failed before it."""
 
@@ -71,13 +74,13 @@ def train(
     that its exception is raised. `report` is called in this thread after every validation.
     """
     compute, start = job.config.compute, uuid.uuid4().hex[:8]
-    with _booked(compute):
+    with _booked(compute, place.name):
         for left in reversed(range(compute.max_failures + 1)):
             try:
                 return _train_once(job, place, start, report)
-            except ray.exceptions.RayError as error:
-                dismiss()
-                if not left:
+            except BaseException as error:
+                dismiss()  # Ctrl+C as well: they would train on
+                if not left or not isinstance(error, ray.exceptions.RayError):
                     raise
                 reason = str(error).strip().splitlines()[-1]
                 log.warning("%s: a worker failed (%s); all go on from the last checkpoint", place.name, reason)
@@ -144,12 +147,17 @@ def _errors(done: list[Any]) -> list[ray.exceptions.RayError]:
 
 
 @contextlib.contextmanager
-def _booked(compute: Compute) -> Iterator[None]:
+def _booked(compute: Compute, name: str) -> Iterator[None]:
     """Wait for the CPUs of the workers, and have them as long as the training lasts."""
     group = ray.util.placement_group([{"CPU": compute.cpus_per_worker}] * compute.num_workers)
     try:
+        begun, told = time.monotonic(), False
         while not group.wait(timeout_seconds=1):
-            pass
+            if not told and time.monotonic() - begun > TELL_AFTER_SECONDS:
+                log.info(
+                    "%s: waits for %g CPUs, which other work has", name, compute.num_workers * compute.cpus_per_worker
+                )
+                told = True
         yield
     finally:
         ray.util.remove_placement_group(group)
