@@ -21,7 +21,7 @@ import torch
 
 from ranksr import cluster, session, storage
 from ranksr.config import Config, Training, load_config
-from ranksr.train import crew, launch
+from ranksr.train import launch, worker_pool
 from ranksr.train.journal import Place
 from ranksr.train.world import World
 
@@ -87,7 +87,7 @@ def main() -> None:
                 if number:
                     wall.setdefault(kind, []).append(time.monotonic() - begun)
                     cpu.setdefault(kind, []).append(cpu_seconds(seen) - used)
-    crew.dismiss()
+    worker_pool.dismiss()
     ray.shutdown()
     found = {
         kind: {"seconds": statistics.median(wall[kind]), "cpu_seconds": statistics.median(cpu[kind])} for kind in wall

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from ranksr import cli
-from ranksr.study import serve
+from ranksr.study import results, serve
 from ranksr.study.answers import Answers
 from ranksr.study.design import read_items
 
@@ -330,3 +330,16 @@ def test_a_folder_without_a_study_is_named(tmp_path: pathlib.Path, capsys) -> No
     assert cli.main(["study", "serve", str(tmp_path)]) == 2
     assert "holds no study: make one with `ranksr study make RUN" in capsys.readouterr().err
     assert cli.main(["study", "results", str(tmp_path)]) == 2
+
+
+def test_the_answers_to_download_are_the_table_that_the_results_leave(study: pathlib.Path, served: Served) -> None:
+    address, server = served(study)
+    browser = Browser(address, server.tokens["study"])
+    page = browser.join()
+    while not page.get("done"):
+        page = browser.answer(page)
+    with urllib.request.urlopen(f"{address}/admin/answers.csv?token={server.tokens['admin']}", timeout=60) as response:
+        downloaded = response.read()
+    results.write_results(str(study), None)
+    assert downloaded == (study / "results" / "answers.csv").read_bytes()
+    assert downloaded.count(b"\n") == 1 + len(stored(study))

@@ -3,8 +3,6 @@
 import asyncio
 import collections
 import concurrent.futures
-import csv
-import io
 import json
 import os
 import pathlib
@@ -19,6 +17,7 @@ from ranksr import storage
 from ranksr.config import Section
 from ranksr.errors import UserError
 from ranksr.serving import address, serve_until_interrupted
+from ranksr.study import votes
 from ranksr.study.answers import Answers, Page, Participant
 from ranksr.study.design import DESIGN, PICTURES, Design, load_design, read_items
 from ranksr.study.playlist import Balance, Shown, draw
@@ -272,7 +271,9 @@ def application(server: Server) -> web.Application:
     @routes.get("/admin/answers.csv")
     async def _(request: web.Request) -> web.Response:
         await _require_admin(server, request)
-        return _text(_csv(await server.ask(Answers.all)), "text/csv")
+        answers, people = await server.ask(lambda answers: (answers.all(), answers.participants()))
+        table = await asyncio.to_thread(votes.table, answers, server.items, people)  # as `ranksr study results` has it
+        return _text(table.to_csv(index=False), "text/csv")
 
     app = web.Application(client_max_size=MOST_BODY)
     app.add_routes(routes)
@@ -295,17 +296,6 @@ def _told(server: Server, participant: Participant, pages: list[Page]) -> web.Re
 
 def _text(text: str, kind: str) -> web.Response:
     return web.Response(text=text, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})
-
-
-def _csv(answers: list[Any]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out)
-    writer.writerow(["participant", "position", "session", "kind", "item", "order", "choice", "reaction_ms"])
-    for answer in answers:
-        shown = answer.shown
-        row = [answer.participant, answer.position, shown.session, shown.kind, shown.item]
-        writer.writerow([*row, " ".join(shown.order), " ".join(answer.choice), f"{answer.reaction_ms:.0f}"])
-    return out.getvalue()
 
 
 def serve(folder: str, host: str | None, port: int) -> None:

@@ -15,7 +15,7 @@ import torch
 
 from ranksr import cluster
 from ranksr.errors import UserError
-from ranksr.train import crew
+from ranksr.train import worker_pool
 from ranksr.train.jobs import RankerJob, SRJob, experiment
 from ranksr.train.journal import Place
 from ranksr.train.loop import StopRequested
@@ -39,7 +39,7 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     place = dataclasses.replace(place, settings=job.settings, experiment=experiment(job.config))
     with stopping(place) as asked:
         if cluster.is_this_machine() and not compute.gpus_per_worker:
-            results = crew.train(job, place, ray.tune.report if tell_tune else None)
+            results = worker_pool.train(job, place, ray.tune.report if tell_tune else None)
         else:
             results = _fit(_trainer(job, place, tell_tune))
     if asked.by:

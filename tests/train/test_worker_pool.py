@@ -15,7 +15,7 @@ import torch.distributed
 
 from ranksr import storage
 from ranksr.config import Config, Training, with_overrides
-from ranksr.train import crew
+from ranksr.train import worker_pool
 from ranksr.train.journal import Place
 from ranksr.train.pictures import Pictures
 from ranksr.train.world import World
@@ -82,9 +82,9 @@ def place(tmp_path: pathlib.Path) -> Place:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def crewless(ray_cluster: None) -> Iterator[None]:
+def no_workers_left(ray_cluster: None) -> Iterator[None]:
     yield
-    crew.dismiss()
+    worker_pool.dismiss()
 
 
 def job(demo: Config, num_workers: int, fault: tuple[str, str] | None = None, max_failures: int = 1) -> Any:
@@ -101,12 +101,12 @@ def again(place: Place, name: str) -> Place:
 
 def test_the_next_training_has_the_same_processes_and_as_many_as_it_asks_for(demo: Config, place: Place) -> None:
     cpus = ray.cluster_resources()["CPU"]
-    two = crew.train(job(demo, 2), place)
+    two = worker_pool.train(job(demo, 2), place)
     assert (two["total"], two["cpus_left"]) == (3.0 * STEPS, cpus - 2)
     assert len(set(two["processes"])) == 2
-    one = crew.train(job(demo, 1), again(place, "one"))
+    one = worker_pool.train(job(demo, 1), again(place, "one"))
     assert (one["total"], one["processes"]) == (1.0 * STEPS, two["processes"][:1])
-    four = crew.train(job(demo, 4), again(place, "four"))
+    four = worker_pool.train(job(demo, 4), again(place, "four"))
     assert (four["total"], four["processes"][:2]) == (10.0 * STEPS, two["processes"])
     assert len(set(four["processes"])) == 4
 
@@ -115,9 +115,9 @@ def test_the_next_training_has_the_same_processes_and_as_many_as_it_asks_for(dem
 def test_a_worker_that_fails_is_replaced_and_all_go_on_from_the_last_checkpoint(
     demo: Config, place: Place, tmp_path: pathlib.Path, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    before = crew.train(job(demo, 2), again(place, "before"))["processes"]
+    before = worker_pool.train(job(demo, 2), again(place, "before"))["processes"]
     seen = list[dict[str, float]]()
-    after = crew.train(job(demo, 2, (kind, str(tmp_path / "met"))), place, seen.append)
+    after = worker_pool.train(job(demo, 2, (kind, str(tmp_path / "met"))), place, seen.append)
     assert after["total"] == 3.0 * STEPS
     assert not set(after["processes"]) & set(before)
     assert [each["step"] for each in seen] == [2, 4, 6]
@@ -127,10 +127,10 @@ def test_a_worker_that_fails_is_replaced_and_all_go_on_from_the_last_checkpoint(
 def test_a_failure_too_many_is_raised_and_all_cpus_are_free(demo: Config, place: Place, tmp_path: pathlib.Path) -> None:
     cpus = ray.cluster_resources()["CPU"]
     with pytest.raises(ArithmeticError, match="the worker's own"):
-        crew.train(job(demo, 2, ("raises", str(tmp_path / "met")), max_failures=0), place)
-    assert not any(crew._crews.values())
-    after = crew.train(job(demo, 1), place)
+        worker_pool.train(job(demo, 2, ("raises", str(tmp_path / "met")), max_failures=0), place)
+    assert not any(worker_pool._pools.values())
+    after = worker_pool.train(job(demo, 1), place)
     assert after["cpus_left"] == cpus - 1
-    crew.dismiss()
+    worker_pool.dismiss()
     psutil.wait_procs([process for process in psutil.process_iter() if process.pid in after["processes"]], timeout=30)
     assert not any(map(psutil.pid_exists, after["processes"]))

@@ -40,27 +40,27 @@ class TrainWorker:
     """An actor, that is a process, with two threads: one trains, the other answers `validations`."""
 
     def __init__(self) -> None:
-        self._validations: list[dict[str, float]] = []
+        self._validations: dict[str, list[dict[str, float]]] = {}
 
     def train(self, job: SRJob | RankerJob, place: Place, start: str, worker_rank: int, meeting: str) -> dict[str, Any]:
         """`work` as one of `compute.num_workers`, which find each other by the file `meeting`."""
         compute = job.config.compute
-        self._validations.clear()
+        self._validations = {start: []}
         try:
             with _joined(worker_rank, compute.num_workers, meeting):
                 world = World(worker_rank, compute.num_workers, compute=compute)
-                return work(job, place, start, world, self._validations.append)
+                return work(job, place, start, world, self._validations[start].append)
         finally:
             gc.collect()  # networks and optimisers refer to each other
             if compute.compile:
                 torch.compiler.reset()  # it compiles a few variants of a function, and then no more
 
-    def validations(self, known: int) -> list[dict[str, float]]:
-        """Validations of the present training but for the first `known`."""
-        return self._validations[known:]
+    def validations(self, start: str, known: int) -> list[dict[str, float]]:
+        """Validations of this start of a training but for the first `known`; none before it has begun."""
+        return self._validations.get(start, [])[known:]
 
 
-_crews: dict[str, list[Any]] = {}
+_pools: dict[str, list[Any]] = {}
 """Node to the handles of the workers that this process has started there; another Ray has other nodes. They end with
 it."""
 
@@ -89,9 +89,9 @@ def train(
 
 def dismiss() -> None:
     """End the workers, whatever they do."""
-    for crew in _crews.values():
-        while crew:
-            ray.kill(crew.pop())
+    for pool in _pools.values():
+        while pool:
+            ray.kill(pool.pop())
 
 
 def _train_once(
@@ -99,28 +99,28 @@ def _train_once(
 ) -> dict[str, Any]:
     count, node = job.config.compute.num_workers, ray.get_runtime_context().get_node_id()
     here = NodeAffinitySchedulingStrategy(node, soft=False)
-    for other in _crews.keys() - {node}:  # of a Ray that is over
-        del _crews[other]
-    crew = _crews.setdefault(node, [])
-    while len(crew) < count:
+    for other in _pools.keys() - {node}:  # of a Ray that is over
+        del _pools[other]
+    pool = _pools.setdefault(node, [])
+    while len(pool) < count:
         # They hold no CPU: between trainings the other stages have them all.
-        crew.append(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(TrainWorker).remote())
+        pool.append(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(TrainWorker).remote())
     with tempfile.TemporaryDirectory(prefix="ranksr-") as folder:
         meeting = str(pathlib.Path(folder) / "meeting")
-        calls = [worker.train.remote(job, place, start, rank, meeting) for rank, worker in enumerate(crew[:count])]
+        calls = [worker.train.remote(job, place, start, rank, meeting) for rank, worker in enumerate(pool[:count])]
         waiting, known = calls, 0
         while waiting:
             done, waiting = ray.wait(waiting, timeout=LOOK_FOR_NEWS_SECONDS)
             if report:
-                known += _tell(report, crew[0], known)
+                known += _tell(report, pool[0], start, known)
             _raise_failure(done, waiting)
         return ray.get(calls[0])
 
 
-def _tell(report: Callable[[dict[str, float]], None], worker: Any, known: int) -> int:
+def _tell(report: Callable[[dict[str, float]], None], worker: Any, start: str, known: int) -> int:
     """Call `report` with the worker's validations but for the first `known`; their number."""
     try:
-        validations = ray.get(worker.validations.remote(known))
+        validations = ray.get(worker.validations.remote(start, known))
     except ray.exceptions.RayActorError:  # its failure is met where it was called
         return 0
     for values in validations:
