@@ -98,8 +98,11 @@ def _record(
     else:
         state = "failed" if error else "waiting"
     last = seen[-1] if seen else {}
-    steered = trial.config.steered_by(study.method)
-    ranker = by_name.get(next(iter(steered), ""))
+    judged = {
+        name: by_name[name].results.get("every_validation_location")
+        for name in trial.config.steered_by(study.method)
+        if name in by_name
+    }
     return Record(
         trial=trial.name,
         seed=trial.seed,
@@ -111,7 +114,7 @@ def _record(
         steps=trial.config.methods[study.method].train.steps,
         validation={key: value for key, value in last.items() if key not in ABOUT},
         stages={stage.name: stage.folder.removeprefix(run.root).strip("/") for stage in stages},
-        ranker=ranker.results.get("every_validation_location") if ranker else None,
+        rankers={name: found for name, found in judged.items() if found},
         seconds=sum(stage.results.get("seconds") or 0 for stage in stages if run.trials.root in stage.folder),
     )
 

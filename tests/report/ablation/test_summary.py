@@ -147,6 +147,23 @@ def test_different_rankers_stand_beside_the_papers(make_ablation, make_entry, ma
     ]
 
 
+def test_each_of_several_rankers_of_a_trial_has_a_row_and_an_older_record_its_only_one(
+    make_ablation, make_entry, make_config
+):
+    config = make_config()
+    ranker = config.ranker
+    method = config.methods["ranksrgan"]
+    weights = method.weights.model_copy(update={"rank_content": {"ranker": 0.03, "second": 0.01}})
+    methods = {**config.methods, "ranksrgan": method.model_copy(update={"weights": weights})}
+    config = config.model_copy(update={"rankers": {"ranker": ranker, "second": ranker}, "methods": methods})
+    entry = make_entry("both", stages={"ranker": "r", "second": "s"})
+    assert "ranker" in entry  # as results.json had it before
+    del entry["ranker"]
+    entry["rankers"] = {"ranker": RANKED, "second": RANKED | {"srocc": 0.25}}
+    found = summary.table(make_ablation([entry], {}), config)
+    assert [line[:3] for line in found.rankers[1:]] == [["both: ranker", "1", "0.500"], ["both: second", "1", "0.250"]]
+
+
 def test_trials_that_share_a_ranker_have_no_table_of_rankers(make_ablation, make_entry, make_config):
     entries = [make_entry("off", ranker=RANKED), make_entry("on", pixel=1, ranker=RANKED)]
     assert summary.table(make_ablation(entries, {}), make_config()).rankers == []

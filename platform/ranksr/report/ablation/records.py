@@ -38,14 +38,26 @@ class Record(_Stored):
     """Metric to its last value."""
     stages: dict[str, str]
     """Stage to its folder, relative to the run."""
-    ranker: dict[str, Any] | None
-    """Result of `train.held_out.summarise` for its Ranker."""
+    rankers: dict[str, dict[str, Any]]
+    """Ranker that steers the method to its result of `train.held_out.summarise`; only trained ones."""
     seconds: float
     """Time spent on the stages that were built for the ablation."""
     curve: list[dict[str, Any]] = pydantic.Field(default=[], exclude=True)
     """Validation rows of the method's metrics.jsonl: {"step", "split", "<metric>": float}. Read, not stored."""
 
-    @pydantic.field_validator("validation", "ranker", mode="before")
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _with_one_ranker(cls, stored: Any) -> Any:
+        """Of a record from before a method had several, whose one had no other name."""
+        if not isinstance(stored, dict) or "ranker" not in stored:
+            return stored
+        only = stored["ranker"]
+        return {
+            **{key: value for key, value in stored.items() if key != "ranker"},
+            "rankers": {"ranker": only} if only else {},
+        }
+
+    @pydantic.field_validator("validation", "rankers", mode="before")
     @classmethod
     def _as_numbers(cls, stored: Any) -> Any:
         """JSON has null for NaN and a text for an infinity."""

@@ -217,22 +217,23 @@ def _state(each: Record) -> str:
 
 
 def _rankers(ablation: Ablation, config: Config) -> list[list[str]]:
-    trials = [trial for trial in ablation.trials if any(each.ranker for each in trial.seeds)]
-    named = {trial.name: next(iter(trial.config(config).steered_by(ablation.method))) for trial in trials}
-    found = {
-        trial.name: {each.stages.get(named[trial.name]): each.ranker for each in trial.seeds if each.ranker}
-        for trial in trials
-    }
-    if len({folder for of_trial in found.values() for folder in of_trial}) < 2:
+    """A row for each Ranker of each trial, over its seeds, where the trials have more than one."""
+    found = dict[tuple[str, str], dict[str | None, dict[str, Any]]]()
+    for trial in ablation.trials:
+        for each in trial.seeds:
+            for name, result in each.rankers.items():
+                found.setdefault((trial.name, name), {})[each.stages.get(name)] = result
+    if len({folder for of_ranker in found.values() for folder in of_ranker}) < 2:
         return []
     lines = [["trial", "Rankers", "SROCC", "paper", "pair accuracy", f"{accuracy.DISTANCE}, all pairs"]]
     lines[0] += [f"{accuracy.DISTANCE}, {', '.join(sorted(paper.TABLE_5_METHODS))}", "paper"]
-    for trial in trials:
-        judged, learned = found[trial.name].values(), trial.config(config).rankers[named[trial.name]]
+    several = {of for of, _ in found if sum(of == other for other, _ in found) > 1}
+    configs = {trial.name: trial.config(config) for trial in ablation.trials}
+    for (of, name), of_ranker in found.items():
+        judged, learned = of_ranker.values(), configs[of].rankers[name]
         right = _mean(judged, "pair_accuracy", ".1%")
-        lines.append(
-            [trial.name, str(len(judged)), _mean(judged, "srocc"), accuracy.printed(paper.ranker_srocc(learned))]
-        )
+        label = f"{of}: {name}" if of in several else of
+        lines.append([label, str(len(judged)), _mean(judged, "srocc"), accuracy.printed(paper.ranker_srocc(learned))])
         lines[-1] += [right, _mean(judged, "score_distance"), _mean(map(_table_5, judged), "score_distance")]
         lines[-1].append(accuracy.printed(paper.score_distance(learned)))
     return lines
