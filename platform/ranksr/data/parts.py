@@ -12,8 +12,7 @@ import json
 import logging
 import re
 import sys
-import threading
-import time
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -23,10 +22,11 @@ import ray.data
 
 from ranksr import storage
 from ranksr.config import Data
+from ranksr.data import attempts
 from ranksr.data.prefetch import prefetch
+from ranksr.data.progress import Progress
 from ranksr.data.sources import Photo
 from ranksr.errors import StorageError, UserError
-from ranksr.terminal import SECONDS_PER_LINE
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +61,8 @@ class Part:
     name: str
     """Name of its Parquet file, derived from everything that decides the rows."""
     photos: tuple[PartPhoto, ...]
+    job: str = ""
+    """Name of the start of the job that makes it, for `attempts`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,7 +215,8 @@ def run_job(job: Job, photos: list[PartPhoto]) -> None:
     Raises UserError or StorageError for what a worker met that a user can mend.
     """
     wanted, finished = plan(photos, job.per_part), set(storage.list_tables(job.folder))
-    todo = [part for name, part in wanted.items() if name not in finished]
+    start = uuid.uuid4().hex[:12]
+    todo = [dataclasses.replace(part, job=start) for name, part in wanted.items() if name not in finished]
     if finished:
         log.info("%s: %d of %d parts stay", job.label, len(wanted) - len(todo), len(wanted))
     try:
@@ -223,6 +226,8 @@ def run_job(job: Job, photos: list[PartPhoto]) -> None:
         # lost, the next driver that asks gets this error, and the one after it a new actor.
         run_job(job, photos)
         return
+    finally:
+        attempts.forget(start)
     if made:
         for name in finished - wanted.keys():
             storage.delete(storage.join(job.folder, name))
@@ -236,7 +241,7 @@ def _make(job: Job, todo: list[Part]) -> bool:
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
     num_images = sum(len(part.photos) for part in todo)
-    with _Progress(job.label, num_images, *job.unit, quiet=context.enable_progress_bars) as progress:
+    with Progress(job.label, num_images, *job.unit, quiet=context.enable_progress_bars) as progress:
         for start in range(0, len(todo), PARTS_AT_ONCE):
             dataset = _dataset(job, todo[start : start + PARTS_AT_ONCE])
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -262,48 +267,6 @@ def _dataset(job: Job, todo: list[Part]) -> ray.data.Dataset:
         return dataset.map(_WholePart, fn_constructor_args=(actors, work), compute=pool, num_cpus=1)
     upscaled = dataset.map(_Actor, fn_constructor_args=(actors,), compute=pool, num_cpus=0, num_gpus=actors.num_gpus)
     return upscaled.map(work, num_cpus=1)
-
-
-class _Progress:
-    """Says every few seconds how far a job is, also while nothing gets finished. `quiet`: Ray draws a bar instead."""
-
-    def __init__(self, label: str, num_images: int, unit: str, per_row: int, quiet: bool) -> None:
-        self._label, self._num_images, self._unit, self._per_row, self._quiet = label, num_images, unit, per_row, quiet
-        self._start = time.monotonic()
-        self._images = self._made = self.rejected = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> "_Progress":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._say()
-
-    def add(self, batch: pa.Table) -> None:
-        for error, away in zip(batch["error"].to_pylist(), batch["away"].to_pylist(), strict=True):
-            if error:
-                raise StorageError(error) if away else UserError(error)
-        self._images += sum(batch["images"].to_pylist())
-        self._made += sum(batch["rows"].to_pylist()) * self._per_row
-        self.rejected += sum(batch["rejected"].to_pylist())
-
-    def _run(self) -> None:
-        while not self._stop.wait(SECONDS_PER_LINE):
-            if not self._quiet:
-                self._say()
-
-    def _say(self) -> None:
-        seconds = time.monotonic() - self._start
-        left = f"{(self._num_images - self._images) * seconds / self._images:.0f} s" if self._images else "unknown time"
-        log.info(
-            "%s: images %d/%d, %s %d (%.1f/s), rejected %d, %s left",
-            *(self._label, self._images, self._num_images, self._unit, self._made, self._made / seconds),
-            *(self.rejected, left),
-        )
 
 
 def most_bad(on_bad: str, max_bad_fraction: float, num_photos: int) -> int:

@@ -11,6 +11,7 @@ import torch
 
 from ranksr import SCALE, checkpoints, images
 from ranksr.data import parts, sources
+from ranksr.data.attempts import attempt
 from ranksr.data.parts import Part, PartPhoto, Rejected
 from ranksr.errors import UserError
 
@@ -76,6 +77,7 @@ class UpscaledPart:
     name: str
     photos: list[UpscaledPhoto]
     rejected: list[Rejected]
+    job: str = ""
 
 
 class Upscaler:
@@ -107,12 +109,13 @@ class Upscaler:
         rejected: list[Rejected] = []
         for each in part.photos:
             try:
-                done.append(UpscaledPhoto(each, self._make(each, self.known.get(part.name, ()))))
+                with attempt(part.job, "upscale", each.photo.image_id):
+                    done.append(UpscaledPhoto(each, self._make(each, self.known.get(part.name, ()))))
             except UserError:  # of a method, not of this photograph
                 raise
             except ValueError as error:
                 rejected.append(Rejected(each.photo.path, str(error), isinstance(error, TooSmallError)))
-        return UpscaledPart(part.name, done, rejected)
+        return UpscaledPart(part.name, done, rejected, part.job)
 
     def _make(self, each: PartPhoto, known: Collection[str]) -> dict[str, np.ndarray]:
         hr = images.crop_to_multiple(sources.read_photo(each.photo.path))

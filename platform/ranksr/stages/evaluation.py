@@ -9,6 +9,7 @@ import pyarrow as pa
 from ranksr import images, storage
 from ranksr.config import TestSet
 from ranksr.data import parts, sources
+from ranksr.data.attempts import DeadlyPhotographError, attempt
 from ranksr.data.sources import Photo
 from ranksr.metrics import metric_info
 from ranksr.metrics.engine import Judge
@@ -16,7 +17,11 @@ from ranksr.runs import PICTURES, SCORES
 from ranksr.stages.rank_dataset import Made
 
 if TYPE_CHECKING:
-    from ranksr.data.upscale import UpscaleActors, UpscaledPart  # with torch, which the scoring workers do without
+    from ranksr.data.upscale import (  # with torch, which the scoring workers do without
+        UpscaleActors,
+        UpscaledPart,
+        UpscaledPhoto,
+    )
 
 SCHEMA = pa.schema(
     [
@@ -40,15 +45,24 @@ class _Score:
     pictures: str
 
     def __call__(self, part: "UpscaledPart") -> parts.Content:
-        rows: list[parts.Row] = []
+        rows, rejected = list[parts.Row](), list(part.rejected)
         for each in part.photos:
-            image_id = each.about.photo.image_id
-            for method, picture in each.pictures.items():
-                png = images.encode_png(picture)
-                storage.write_bytes(storage.join(self.pictures, method, f"{image_id}.png"), png)
-                if method != "lr":
-                    rows += self._rows(image_id, method, picture, each.pictures["hr"])
-        return parts.Content(rows, part.rejected)
+            try:
+                with attempt(part.job, "score", each.about.photo.image_id):
+                    rows += self._scored(each)
+            except DeadlyPhotographError as error:
+                rejected.append(parts.Rejected(each.about.photo.path, str(error)))
+        return parts.Content(rows, rejected)
+
+    def _scored(self, each: "UpscaledPhoto") -> list[parts.Row]:
+        """The scores of every method's image, which is written as well."""
+        image_id, rows = each.about.photo.image_id, list[parts.Row]()
+        for method, picture in each.pictures.items():
+            png = images.encode_png(picture)
+            storage.write_bytes(storage.join(self.pictures, method, f"{image_id}.png"), png)
+            if method != "lr":
+                rows += self._rows(image_id, method, picture, each.pictures["hr"])
+        return rows
 
     def _rows(self, image_id: str, method: str, sr: Any, hr: Any) -> list[parts.Row]:
         # An image compared with itself has no PSNR worth a number.

@@ -7,6 +7,7 @@ import pyarrow as pa
 from ranksr import SCALE, images
 from ranksr.config import Data
 from ranksr.data import parts, sources
+from ranksr.data.attempts import attempt
 from ranksr.data.sources import Photo
 
 SCHEMA = pa.schema(
@@ -32,7 +33,8 @@ class _Cut:
         rejected: list[parts.Rejected] = []
         for each in part.photos:
             try:
-                rows += self._rows(each)
+                with attempt(part.job, "cut", each.photo.image_id):
+                    rows += self._rows(each)
             except ValueError as error:
                 rejected.append(parts.Rejected(each.photo.path, str(error)))
         return parts.Content(rows, rejected)

@@ -15,6 +15,7 @@ import pyarrow as pa
 from ranksr import images, storage
 from ranksr.config import Data, RankDataset
 from ranksr.data import parts, sources
+from ranksr.data.attempts import DeadlyPhotographError, attempt
 from ranksr.data.labels import label_values
 from ranksr.data.sources import Photo
 from ranksr.errors import UserError
@@ -94,11 +95,18 @@ class Locate:
             return self._completed(part, *self.finished.read(part.name))
         rows: list[parts.Row] = []
         counts = dict.fromkeys(FILTERS, 0)
+        rejected = list(part.rejected)
         for each in part.photos:
             fingerprints = {**self.fingerprints, **each.about.given_digests}
-            for row in self._locations(each, counts):
+            try:
+                with attempt(part.job, "score", each.about.photo.image_id):
+                    locations = self._locations(each, counts)
+            except DeadlyPhotographError as error:
+                rejected.append(parts.Rejected(each.about.photo.path, str(error)))
+                continue
+            for row in locations:
                 rows.append({**row, "split": each.about.split, "fingerprints": list(fingerprints.items())})
-        return parts.Content(rows, part.rejected, counts)
+        return parts.Content(rows, rejected, counts)
 
     def _completed(self, part: "UpscaledPart", rows: list[parts.Row], summary: parts.Summary) -> parts.Content:
         """The finished rows of a part with the patches and scores of the methods that they lack."""

@@ -19,6 +19,7 @@ import torch
 from ranksr import cluster, listing, storage, terminal
 from ranksr.config import Compute
 from ranksr.data import parts, sources
+from ranksr.data.attempts import attempt
 from ranksr.data.sources import Photo
 from ranksr.data.upscale import UpscaleActors
 from ranksr.decoding import Picture, decode_picture
@@ -236,7 +237,8 @@ class _Actor:
         rejected: list[parts.Rejected] = []
         for photo in (each.photo for each in part.photos):
             try:
-                upscale_file(self._model, photo, self._order)
+                with attempt(part.job, "upscale", photo.image_id):
+                    upscale_file(self._model, photo, self._order)
                 rows.append({"image_id": photo.image_id})
             except UserError:
                 raise
