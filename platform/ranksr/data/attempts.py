@@ -49,6 +49,7 @@ def attempt(job: str, work: str, image_id: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(OSError):
             mark.unlink()
+            mark.parent.rmdir()  # fails while others have marks in it
 
 
 def _read(mark: pathlib.Path) -> int:
