@@ -1,0 +1,120 @@
+"""Hosts that share nothing: a cluster of three, S3 on a fourth, the user on a fifth, and what happens to them.
+
+Two cases by default; `RANKSR_HOSTS=1 python -m pytest tests/test_hosts.py` for all.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ranksr import images
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_spec = importlib.util.spec_from_file_location("hosts", ROOT / "infra" / "local" / "hosts.py")
+assert _spec is not None
+assert _spec.loader is not None
+hosts = importlib.util.module_from_spec(_spec)
+sys.modules["hosts"] = hosts  # dataclasses look for the module of their class
+_spec.loader.exec_module(hosts)
+
+all_cases = pytest.mark.skipif("RANKSR_HOSTS" not in os.environ, reason="takes minutes: set RANKSR_HOSTS=1")
+
+COPY = """
+import pathlib, sys
+from ranksr import storage
+for path in pathlib.Path(sys.argv[1]).iterdir():
+    for number in range(2):
+        storage.write_bytes(f"s3://bucket/photographs/{number}{path.name}", path.read_bytes())
+storage.write_bytes("s3://bucket/tested/astronaut.png", pathlib.Path(sys.argv[2], "astronaut.png").read_bytes())
+"""
+
+DIGESTS = """
+import hashlib, json, sys
+from ranksr import storage
+names = [name for name, _ in storage.list_files(sys.argv[1]) if name.endswith(sys.argv[2])]
+print(json.dumps({name: hashlib.sha256(storage.read_bytes(f"{sys.argv[1]}/{name}")).hexdigest() for name in names}))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    photographs: pathlib.Path, photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["hosts.Cluster"]:
+    if reason := hosts.why_not():
+        pytest.skip(reason)
+    tested = tmp_path_factory.mktemp("tested")
+    (tested / "astronaut.png").write_bytes(images.encode_png(np.ascontiguousarray(photograph[20:260, 120:360])))
+    with hosts.cluster(sees=[photographs, tested]) as started:
+        started.python(COPY, str(photographs), str(tested))
+        yield started
+
+
+@pytest.fixture(scope="module")
+def small(tiny: list[str]) -> list[str]:
+    """Overrides of a run in few stages, whose photographs are in the bucket."""
+    left_out = [f"methods.{name}=null" for name in ("srresnet", "srgan", "esrgan_psnr", "esrgan")]
+    few = ["methods.ranksrgan.start=null", "evaluation.methods=[bicubic, ranksrgan]"]
+    compared = ["rank_dataset.methods=[bicubic]", "ranker.methods=[bicubic, hr]"]
+    places = ["data.hr=s3://bucket/photographs", "test_sets=[{name: faces, hr: s3://bucket/tested}]"]
+    return [*tiny, *left_out, *few, *compared, *places, "data.images_per_part=1", "rank_dataset.stride_px=10"]
+
+
+def finish(job: subprocess.Popen[str], seconds: float = 250) -> str:
+    """What a job says that ends in time; a hang is a fault."""
+    try:
+        said, _ = job.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        job.kill()
+        said, _ = job.communicate()
+        raise AssertionError(f"no end within {seconds} s:\n{said[-6000:]}") from None
+    return said
+
+
+def digests(cluster: "hosts.Cluster", folder: str, ending: str) -> dict[str, str]:
+    return json.loads(cluster.python(DIGESTS, folder, ending))
+
+
+def test_a_submitted_pipeline_works_in_a_bucket_and_a_folder_of_the_head_is_refused(
+    cluster: "hosts.Cluster", small: list[str]
+) -> None:
+    refused = cluster.submit("full_pipeline", *small, "--run", "/tmp/run")
+    said = finish(refused)
+    assert refused.returncode, said
+    assert "--run /tmp/run is a local folder, and the cluster has 3 nodes: use --run s3://bucket/prefix" in said
+    pipeline = cluster.submit("full_pipeline", *small, "--run", "s3://bucket/whole")
+    said = finish(pipeline)
+    assert pipeline.returncode == 0, said
+    assert "report: s3://bucket/whole/report/index.html" in said
+
+
+WAIT = """
+import sys, time
+from ranksr import storage
+while sum(sys.argv[2] in name for name, _ in storage.list_files(sys.argv[1])) < int(sys.argv[3]):
+    time.sleep(0.1)
+"""
+
+
+def test_a_worker_that_is_cut_off_from_a_rank_dataset_changes_no_byte(
+    cluster: "hosts.Cluster", small: list[str]
+) -> None:
+    job = cluster.submit("rank_dataset", *small, "--run", "s3://bucket/cut")
+    cluster.python(WAIT, "s3://bucket/cut/rank_dataset", "part-", "1")
+    cluster.network.cut("two")
+    try:
+        said = finish(job, 120)
+    finally:
+        cluster.network.join("two")
+    assert job.returncode == 0, said
+    found = digests(cluster, "s3://bucket/cut/rank_dataset", ".parquet")
+    assert found == digests(cluster, "s3://bucket/whole/rank_dataset", ".parquet")
+    assert len(found) > 6
