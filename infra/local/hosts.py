@@ -229,13 +229,15 @@ class Cluster:
                 "RAY_USAGE_STATS_ENABLED": "0",
                 "RAY_DEDUP_LOGS": "0",
                 "PYTHONDONTWRITEBYTECODE": "1",
+                "PYTHONUNBUFFERED": "1",
                 "RAY_raylet_start_wait_time_s": "90",
             }
         self.outside.environment |= {
             "RAY_API_SERVER_ADDRESS": f"http://{self.head.address}:8265",
             "PYTHONPATH": str(REPOSITORY / "platform"),
         }
-        self._server = self.s3.start("moto_server", "--host", "0.0.0.0", "--port", "5000")
+        # Its log goes nowhere: a pipe that nobody reads is full after some hundred requests, and stops the server.
+        self.s3.start("sh", "-c", "exec moto_server --host 0.0.0.0 --port 5000 > /dev/null 2>&1")
 
     def start(self) -> None:
         """Ray on the head, then on both workers side by side; and the bucket."""

@@ -156,13 +156,16 @@ class Holder:
 def reserve(root: str) -> Iterator[None]:
     """Keep this cluster's other commands out of a run meanwhile; the actor dies with this process, however that ends.
 
+    It is on this process's node: on any other one it would end with that, and leave the run to the next command.
     Raises UserError naming the process that has it. What another cluster does in the same bucket is not seen.
     """
     named = {"name": root, "namespace": "ranksr"}
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    held = ray.remote(num_cpus=0, scheduling_strategy=here)(Holder)
     end = time.monotonic() + OWNER_MAY_BE_DYING_SECONDS
     while True:
         try:
-            holder = ray.remote(num_cpus=0)(Holder).options(**named).remote(runs.this_process())
+            holder = held.options(**named).remote(runs.this_process())
             break
         except ValueError as error:
             if time.monotonic() > end:
