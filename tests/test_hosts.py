@@ -9,6 +9,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -118,3 +119,92 @@ def test_a_worker_that_is_cut_off_from_a_rank_dataset_changes_no_byte(
     found = digests(cluster, "s3://bucket/cut/rank_dataset", ".parquet")
     assert found == digests(cluster, "s3://bucket/whole/rank_dataset", ".parquet")
     assert len(found) > 6
+
+
+@pytest.fixture(scope="module")
+def training(tiny: list[str]) -> list[str]:
+    """Overrides of a run with one training, whose steps take long enough to be met."""
+    left_out = [f"methods.{name}=null" for name in ("srgan", "esrgan_psnr", "esrgan", "ranksrgan")]
+    rest = [f"{key}.methods=[bicubic, srresnet]" for key in ("rank_dataset", "ranker", "evaluation")]
+    places = ["data.hr=s3://bucket/photographs", "test_sets=[{name: faces, hr: s3://bucket/tested}]"]
+    steps = "methods.srresnet.train={steps: 120, validate_every_steps: 60, batch_size: 4}"
+    small = ["scoring.metrics=[psnr]", "data.images_per_part=1", "compute.checkpoint_every_steps=10"]
+    return [*tiny, *left_out, *rest, *places, steps, *small]
+
+
+def weights(cluster: "hosts.Cluster", run: str) -> dict[str, str]:
+    return digests(cluster, f"{run}/srresnet", "weights.pt")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: "hosts.Cluster", training: list[str]) -> dict[int, dict[str, str]]:
+    """Number of workers of the training -> its weights."""
+    found = {}
+    for workers in (1, 2):
+        run = f"s3://bucket/undisturbed{workers}"
+        job = cluster.submit("full_pipeline", *training, f"compute.num_workers={workers}", "--run", run)
+        said = finish(job)
+        assert job.returncode == 0, said
+        found[workers] = weights(cluster, run)
+    return found
+
+
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_training_across_hosts_waits_for_the_one_that_was_cut_off_and_ends_with_the_same_weights(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    restart(cluster, cluster.two)
+    run = "s3://bucket/across"
+    job = cluster.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
+    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    cluster.network.cut("two")
+    time.sleep(60)
+    assert job.poll() is None
+    cluster.network.join("two")
+    restart(cluster, cluster.two)
+    said = finish(job)
+    assert job.returncode == 0, said
+    assert weights(cluster, run) == undisturbed[2]
+
+
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_job_whose_head_was_killed_is_submitted_again_and_ends_with_the_same_weights(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/beheaded"
+    job = cluster.submit("full_pipeline", *training, "--run", run)
+    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    cluster.head.kill_everything()
+    finish(job)
+    cluster.start_head()
+    restart(cluster, cluster.one, cluster.two)
+    again = cluster.submit("full_pipeline", *training, "--run", run)
+    said = finish(again)
+    assert again.returncode == 0, said
+    assert "srresnet: continues from the checkpoint of step" in said
+    assert weights(cluster, run) == undisturbed[1]
+
+
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_store_that_is_cut_off_for_half_a_minute_is_waited_for(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/without"
+    job = cluster.submit("full_pipeline", *training, "--run", run)
+    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    cluster.network.cut("s3")
+    time.sleep(30)
+    cluster.network.join("s3")
+    said = finish(job)
+    assert job.returncode == 0, said
+    assert weights(cluster, run) == undisturbed[1]
+
+
+def restart(cluster: "hosts.Cluster", *workers: "hosts.Host") -> None:
+    """Ray anew on workers, as a cluster manager does for those that were lost."""
+    for host in workers:
+        host.kill_everything()
+        assert cluster.start_worker(host).wait(120) == 0, host.run("cat", hosts.STARTED).stdout

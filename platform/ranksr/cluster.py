@@ -79,6 +79,21 @@ def require_resources(compute: Compute, upscaling: bool = True) -> str:
     return f"{'; '.join(asked)}; the cluster has {size}"
 
 
+def lacking(compute: Compute) -> str:
+    """What a training that has begun lacks since nodes were lost; empty where it finds room, or the cluster may grow.
+
+    Ray Train waits for CPUs and GPUs without end and without a word.
+    """
+    each = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if _fit([{name: size for name, size in each.items() if size}] * compute.num_workers, nodes) or is_growing():
+        return ""
+    return (
+        f"training needs {_total([each])} for each of compute.num_workers={compute.num_workers}, and the cluster is "
+        f"left with {_total(nodes)} on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Node:
     """A node of the cluster, and what Ray says that it has."""
