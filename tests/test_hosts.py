@@ -203,6 +203,23 @@ def test_a_store_that_is_cut_off_for_half_a_minute_is_waited_for(
     assert weights(cluster, run) == undisturbed[1]
 
 
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_full_disk_of_a_worker_is_named_and_changes_no_byte(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/full"
+    cluster.two.fill("/tmp", leave_bytes=2**20)
+    try:
+        job = cluster.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
+        said = finish(job)
+    finally:
+        cluster.two.empty("/tmp")
+    assert job.returncode == 0, said
+    assert "No space left on device): every worker holds its own in memory; set TMPDIR to a folder with room" in said
+    assert weights(cluster, run) == undisturbed[2]
+
+
 def restart(cluster: "hosts.Cluster", *workers: "hosts.Host") -> None:
     """Ray anew on workers, as a cluster manager does for those that were lost."""
     for host in workers:
