@@ -84,17 +84,33 @@ def digests(cluster: "hosts.Cluster", folder: str, ending: str) -> dict[str, str
     return json.loads(cluster.python(DIGESTS, folder, ending))
 
 
-def test_a_submitted_pipeline_works_in_a_bucket_and_a_folder_of_the_head_is_refused(
-    cluster: "hosts.Cluster", small: list[str]
+@pytest.fixture(scope="module")
+def whole(cluster: "hosts.Cluster", small: list[str]) -> str:
+    """A run in the bucket with a rank dataset that nothing disturbed."""
+    job = cluster.submit("rank_dataset", *small, "--run", "s3://bucket/whole")
+    said = finish(job)
+    assert job.returncode == 0, said
+    return "s3://bucket/whole"
+
+
+def test_a_folder_of_the_head_is_refused_and_a_bucket_is_not(
+    cluster: "hosts.Cluster", small: list[str], whole: str
 ) -> None:
-    refused = cluster.submit("full_pipeline", *small, "--run", "/tmp/run")
+    assert digests(cluster, f"{whole}/rank_dataset", "stage.json")
+    refused = cluster.submit("rank_dataset", *small, "--run", "/tmp/run")
     said = finish(refused)
     assert refused.returncode, said
     assert "--run /tmp/run is a local folder, and the cluster has 3 nodes: use --run s3://bucket/prefix" in said
-    pipeline = cluster.submit("full_pipeline", *small, "--run", "s3://bucket/whole")
-    said = finish(pipeline)
-    assert pipeline.returncode == 0, said
-    assert "report: s3://bucket/whole/report/index.html" in said
+
+
+@all_cases
+def test_a_submitted_pipeline_ends_with_a_report_in_the_bucket(
+    cluster: "hosts.Cluster", small: list[str], whole: str
+) -> None:
+    job = cluster.submit("full_pipeline", *small, "--run", whole)
+    said = finish(job)
+    assert job.returncode == 0, said
+    assert f"report: {whole}/report/index.html" in said
 
 
 WAIT = """
@@ -106,7 +122,7 @@ while sum(sys.argv[2] in name for name, _ in storage.list_files(sys.argv[1])) < 
 
 
 def test_a_worker_that_is_cut_off_from_a_rank_dataset_changes_no_byte(
-    cluster: "hosts.Cluster", small: list[str]
+    cluster: "hosts.Cluster", small: list[str], whole: str
 ) -> None:
     job = cluster.submit("rank_dataset", *small, "--run", "s3://bucket/cut")
     cluster.python(WAIT, "s3://bucket/cut/rank_dataset", "part-", "1")
@@ -117,7 +133,7 @@ def test_a_worker_that_is_cut_off_from_a_rank_dataset_changes_no_byte(
         cluster.network.join("two")
     assert job.returncode == 0, said
     found = digests(cluster, "s3://bucket/cut/rank_dataset", ".parquet")
-    assert found == digests(cluster, "s3://bucket/whole/rank_dataset", ".parquet")
+    assert found == digests(cluster, f"{whole}/rank_dataset", ".parquet")
     assert len(found) > 6
 
 
@@ -140,6 +156,7 @@ def weights(cluster: "hosts.Cluster", run: str) -> dict[str, str]:
 def undisturbed(cluster: "hosts.Cluster", training: list[str]) -> dict[int, dict[str, str]]:
     """Number of workers of the training -> its weights."""
     found = {}
+    restart(cluster, cluster.two)  # as it may have been cut off before
     for workers in (1, 2):
         run = f"s3://bucket/undisturbed{workers}"
         job = cluster.submit("full_pipeline", *training, f"compute.num_workers={workers}", "--run", run)
@@ -154,7 +171,6 @@ def undisturbed(cluster: "hosts.Cluster", training: list[str]) -> dict[int, dict
 def test_a_training_across_hosts_waits_for_the_one_that_was_cut_off_and_ends_with_the_same_weights(
     cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
 ) -> None:
-    restart(cluster, cluster.two)
     run = "s3://bucket/across"
     job = cluster.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
     cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
