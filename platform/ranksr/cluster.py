@@ -79,6 +79,21 @@ def require_resources(compute: Compute, upscaling: bool = True) -> str:
     return f"{'; '.join(asked)}; the cluster has {size}"
 
 
+def lacking(compute: Compute) -> str:
+    """What a training that has begun lacks since nodes were lost; empty where it finds room, or the cluster may grow.
+
+    Ray Train waits for CPUs and GPUs without end and without a word.
+    """
+    each = {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    if _fit([{name: size for name, size in each.items() if size}] * compute.num_workers, nodes) or is_growing():
+        return ""
+    return (
+        f"training needs {_total([each])} for each of compute.num_workers={compute.num_workers}, and the cluster is "
+        f"left with {_total(nodes)} on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}"
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Node:
     """A node of the cluster, and what Ray says that it has."""
@@ -156,13 +171,16 @@ class Holder:
 def reserve(root: str) -> Iterator[None]:
     """Keep this cluster's other commands out of a run meanwhile; the actor dies with this process, however that ends.
 
+    It is on this process's node: on any other one it would end with that, and leave the run to the next command.
     Raises UserError naming the process that has it. What another cluster does in the same bucket is not seen.
     """
     named = {"name": root, "namespace": "ranksr"}
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    held = ray.remote(num_cpus=0, scheduling_strategy=here)(Holder)
     end = time.monotonic() + OWNER_MAY_BE_DYING_SECONDS
     while True:
         try:
-            holder = ray.remote(num_cpus=0)(Holder).options(**named).remote(runs.this_process())
+            holder = held.options(**named).remote(runs.this_process())
             break
         except ValueError as error:
             if time.monotonic() > end:

@@ -4,7 +4,9 @@ import concurrent.futures
 import dataclasses
 import logging
 import threading
+import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -26,6 +28,11 @@ from ranksr.train.world import World
 log = logging.getLogger(__name__)
 
 
+LOOK_SECONDS = 10
+NODES_MAY_COME_BACK_SECONDS = 600
+"""A training whose nodes were lost waits this long for others, where the cluster does not grow by itself."""
+
+
 def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict[str, Any]:
     """Run a training to its end on `compute.num_workers` workers; returns its last validation.
 
@@ -41,7 +48,7 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
         if cluster.is_this_machine() and not compute.gpus_per_worker:
             results = worker_pool.train(job, place, ray.tune.report if tell_tune else None)
         else:
-            results = _fit(_trainer(job, place, tell_tune))
+            results = _fit(_trainer(job, place, tell_tune), lambda: cluster.lacking(compute), place.name)
     if asked.by:
         when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
         log.warning("%s: stopped by %s %s; the same command continues", place.name, asked.by.name, when)
@@ -78,8 +85,11 @@ def _trainer(job: SRJob | RankerJob, place: Place, tell_tune: bool) -> cluster.T
     )
 
 
-def _fit(trainer: cluster.Trainer) -> dict[str, Any]:
-    """Result of the first worker. In a thread: in the main one, Train would answer to SIGINT itself, and abort."""
+def _fit(trainer: cluster.Trainer, lacking: Callable[[], str], name: str) -> dict[str, Any]:
+    """Result of the first worker. In a thread: in the main one, Train would answer to SIGINT itself, and abort.
+
+    Raises UserError where nodes that were lost are missed for too long.
+    """
     found: concurrent.futures.Future[dict[str, Any]] = concurrent.futures.Future()
 
     def run() -> None:
@@ -89,6 +99,19 @@ def _fit(trainer: cluster.Trainer) -> dict[str, Any]:
             found.set_exception(error)
 
     threading.Thread(target=run, daemon=True, name="fit").start()
+    missed_since = None
+    while not concurrent.futures.wait([found], LOOK_SECONDS).done:
+        lack = lacking()
+        if not lack:
+            missed_since = None
+        elif missed_since is None:
+            missed_since = time.monotonic()
+            log.warning("%s: %s: waits %g minutes for nodes", name, lack, NODES_MAY_COME_BACK_SECONDS / 60)
+        elif time.monotonic() - missed_since > NODES_MAY_COME_BACK_SECONDS:
+            raise UserError(
+                f"{name}: {lack}, for {NODES_MAY_COME_BACK_SECONDS / 60:g} minutes: start nodes, or lower "
+                "compute.num_workers, and give the same command again, which goes on from the last checkpoint"
+            )
     return found.result()
 
 

@@ -1,0 +1,243 @@
+"""Hosts that share nothing: a cluster of three, S3 on a fourth, the user on a fifth, and what happens to them.
+
+Two cases by default; `RANKSR_HOSTS=1 python -m pytest tests/test_hosts.py` for all.
+"""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from ranksr import images
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+_spec = importlib.util.spec_from_file_location("hosts", ROOT / "infra" / "local" / "hosts.py")
+assert _spec is not None
+assert _spec.loader is not None
+hosts = importlib.util.module_from_spec(_spec)
+sys.modules["hosts"] = hosts  # dataclasses look for the module of their class
+_spec.loader.exec_module(hosts)
+
+all_cases = pytest.mark.skipif("RANKSR_HOSTS" not in os.environ, reason="takes minutes: set RANKSR_HOSTS=1")
+
+COPY = """
+import pathlib, sys
+from ranksr import storage
+for path in pathlib.Path(sys.argv[1]).iterdir():
+    for number in range(2):
+        storage.write_bytes(f"s3://bucket/photographs/{number}{path.name}", path.read_bytes())
+storage.write_bytes("s3://bucket/tested/astronaut.png", pathlib.Path(sys.argv[2], "astronaut.png").read_bytes())
+"""
+
+DIGESTS = """
+import hashlib, json, sys
+from ranksr import storage
+names = [name for name, _ in storage.list_files(sys.argv[1]) if name.endswith(sys.argv[2])]
+print(json.dumps({name: hashlib.sha256(storage.read_bytes(f"{sys.argv[1]}/{name}")).hexdigest() for name in names}))
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster(
+    photographs: pathlib.Path, photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator["hosts.Cluster"]:
+    if reason := hosts.why_not():
+        pytest.skip(reason)
+    tested = tmp_path_factory.mktemp("tested")
+    (tested / "astronaut.png").write_bytes(images.encode_png(np.ascontiguousarray(photograph[20:260, 120:360])))
+    with hosts.cluster(sees=[photographs, tested]) as started:
+        started.python(COPY, str(photographs), str(tested))
+        yield started
+
+
+@pytest.fixture(scope="module")
+def small(tiny: list[str]) -> list[str]:
+    """Overrides of a run in few stages, whose photographs are in the bucket."""
+    left_out = [f"methods.{name}=null" for name in ("srresnet", "srgan", "esrgan_psnr", "esrgan")]
+    few = ["methods.ranksrgan.start=null", "evaluation.methods=[bicubic, ranksrgan]"]
+    compared = ["rank_dataset.methods=[bicubic]", "ranker.methods=[bicubic, hr]"]
+    places = ["data.hr=s3://bucket/photographs", "test_sets=[{name: faces, hr: s3://bucket/tested}]"]
+    return [*tiny, *left_out, *few, *compared, *places, "data.images_per_part=1", "rank_dataset.stride_px=10"]
+
+
+def finish(job: subprocess.Popen[str], seconds: float = 250) -> str:
+    """What a job says that ends in time; a hang is a fault."""
+    try:
+        said, _ = job.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        job.kill()
+        said, _ = job.communicate()
+        raise AssertionError(f"no end within {seconds} s:\n{said[-6000:]}") from None
+    return said
+
+
+def digests(cluster: "hosts.Cluster", folder: str, ending: str) -> dict[str, str]:
+    return json.loads(cluster.python(DIGESTS, folder, ending))
+
+
+@pytest.fixture(scope="module")
+def whole(cluster: "hosts.Cluster", small: list[str]) -> str:
+    """A run in the bucket with a rank dataset that nothing disturbed."""
+    job = cluster.submit("rank_dataset", *small, "--run", "s3://bucket/whole")
+    said = finish(job)
+    assert job.returncode == 0, said
+    return "s3://bucket/whole"
+
+
+def test_a_folder_of_the_head_is_refused_and_a_bucket_is_not(
+    cluster: "hosts.Cluster", small: list[str], whole: str
+) -> None:
+    assert digests(cluster, f"{whole}/rank_dataset", "stage.json")
+    refused = cluster.submit("rank_dataset", *small, "--run", "/tmp/run")
+    said = finish(refused)
+    assert refused.returncode, said
+    assert "--run /tmp/run is a local folder, and the cluster has 3 nodes: use --run s3://bucket/prefix" in said
+
+
+@all_cases
+def test_a_submitted_pipeline_ends_with_a_report_in_the_bucket(
+    cluster: "hosts.Cluster", small: list[str], whole: str
+) -> None:
+    job = cluster.submit("full_pipeline", *small, "--run", whole)
+    said = finish(job)
+    assert job.returncode == 0, said
+    assert f"report: {whole}/report/index.html" in said
+
+
+WAIT = """
+import sys, time
+from ranksr import storage
+while sum(sys.argv[2] in name for name, _ in storage.list_files(sys.argv[1])) < int(sys.argv[3]):
+    time.sleep(0.1)
+"""
+
+
+def test_a_worker_that_is_cut_off_from_a_rank_dataset_changes_no_byte(
+    cluster: "hosts.Cluster", small: list[str], whole: str
+) -> None:
+    job = cluster.submit("rank_dataset", *small, "--run", "s3://bucket/cut")
+    cluster.python(WAIT, "s3://bucket/cut/rank_dataset", "part-", "1")
+    cluster.network.cut("two")
+    try:
+        said = finish(job, 120)
+    finally:
+        cluster.network.join("two")
+    assert job.returncode == 0, said
+    found = digests(cluster, "s3://bucket/cut/rank_dataset", ".parquet")
+    assert found == digests(cluster, f"{whole}/rank_dataset", ".parquet")
+    assert len(found) > 6
+
+
+@pytest.fixture(scope="module")
+def training(tiny: list[str]) -> list[str]:
+    """Overrides of a run with one training, whose steps take long enough to be met."""
+    left_out = [f"methods.{name}=null" for name in ("srgan", "esrgan_psnr", "esrgan", "ranksrgan")]
+    rest = [f"{key}.methods=[bicubic, srresnet]" for key in ("rank_dataset", "ranker", "evaluation")]
+    places = ["data.hr=s3://bucket/photographs", "test_sets=[{name: faces, hr: s3://bucket/tested}]"]
+    steps = "methods.srresnet.train={steps: 120, validate_every_steps: 60, batch_size: 4}"
+    small = ["scoring.metrics=[psnr]", "data.images_per_part=1", "compute.checkpoint_every_steps=10"]
+    return [*tiny, *left_out, *rest, *places, steps, *small]
+
+
+def weights(cluster: "hosts.Cluster", run: str) -> dict[str, str]:
+    return digests(cluster, f"{run}/srresnet", "weights.pt")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: "hosts.Cluster", training: list[str]) -> dict[int, dict[str, str]]:
+    """Number of workers of the training -> its weights."""
+    found = {}
+    restart(cluster, cluster.two)  # as it may have been cut off before
+    for workers in (1, 2):
+        run = f"s3://bucket/undisturbed{workers}"
+        job = cluster.submit("full_pipeline", *training, f"compute.num_workers={workers}", "--run", run)
+        said = finish(job)
+        assert job.returncode == 0, said
+        found[workers] = weights(cluster, run)
+    return found
+
+
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_training_across_hosts_waits_for_the_one_that_was_cut_off_and_ends_with_the_same_weights(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/across"
+    job = cluster.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
+    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    cluster.network.cut("two")
+    time.sleep(60)
+    assert job.poll() is None
+    cluster.network.join("two")
+    restart(cluster, cluster.two)
+    said = finish(job)
+    assert job.returncode == 0, said
+    assert weights(cluster, run) == undisturbed[2]
+
+
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_job_whose_head_was_killed_is_submitted_again_and_ends_with_the_same_weights(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/beheaded"
+    job = cluster.submit("full_pipeline", *training, "--run", run)
+    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    cluster.head.kill_everything()
+    finish(job)
+    cluster.start_head()
+    restart(cluster, cluster.one, cluster.two)
+    again = cluster.submit("full_pipeline", *training, "--run", run)
+    said = finish(again)
+    assert again.returncode == 0, said
+    assert "srresnet: continues from the checkpoint of step" in said
+    assert weights(cluster, run) == undisturbed[1]
+
+
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_store_that_is_cut_off_for_half_a_minute_is_waited_for(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/without"
+    job = cluster.submit("full_pipeline", *training, "--run", run)
+    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    cluster.network.cut("s3")
+    time.sleep(30)
+    cluster.network.join("s3")
+    said = finish(job)
+    assert job.returncode == 0, said
+    assert weights(cluster, run) == undisturbed[1]
+
+
+@all_cases
+@pytest.mark.timeout(900)
+def test_a_full_disk_of_a_worker_is_named_and_changes_no_byte(
+    cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/full"
+    cluster.two.fill("/tmp", leave_bytes=2**20)
+    try:
+        job = cluster.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
+        said = finish(job)
+    finally:
+        cluster.two.empty("/tmp")
+    assert job.returncode == 0, said
+    assert "No space left on device): every worker holds its own in memory; set TMPDIR to a folder with room" in said
+    assert weights(cluster, run) == undisturbed[2]
+
+
+def restart(cluster: "hosts.Cluster", *workers: "hosts.Host") -> None:
+    """Ray anew on workers, as a cluster manager does for those that were lost."""
+    for host in workers:
+        host.kill_everything()
+        assert cluster.start_worker(host).wait(120) == 0, host.run("cat", hosts.STARTED).stdout
