@@ -17,7 +17,7 @@ import pytest
 
 from ranksr import images
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]  # starts of Ray on three hosts
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 _spec = importlib.util.spec_from_file_location("hosts", ROOT / "infra" / "local" / "hosts.py")
