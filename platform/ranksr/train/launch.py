@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import logging
+import re
 import threading
 import time
 import uuid
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import torch
@@ -45,7 +47,16 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     compute = job.config.compute
     cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
     with stopping(place) as asked:
-        results = _fit(_trainer(job, place, tell_tune), lambda: cluster.lacking(compute), place.name)
+        try:
+            results = _fit(_trainer(job, place, tell_tune), lambda: cluster.lacking(compute), place.name)
+        except ray.train.WorkerGroupError as error:
+            if died := _death(error):
+                raise UserError(
+                    f"{place.name}: a worker died more often than compute.max_failures={compute.max_failures} allows, "
+                    f"at last {died}: see that its node has memory enough and stays, then give the same command again, "
+                    "which goes on from the last checkpoint"
+                ) from error
+            raise
     if asked.by:
         when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
         log.warning("%s: stopped by %s %s; the same command continues", place.name, asked.by.name, when)
@@ -114,6 +125,16 @@ def _fit(trainer: cluster.Trainer, lacking: Callable[[], str], name: str) -> dic
                 "compute.num_workers, and give the same command again, which goes on from the last checkpoint"
             )
     return found.result()
+
+
+def _death(error: ray.train.WorkerGroupError) -> str:
+    """Where a worker's process ended, with its node or for want of memory; empty where our own code failed."""
+    for failure in error.worker_failures.values():
+        behind = getattr(failure, "health_check_failure", failure)
+        if isinstance(behind, ray.exceptions.RayActorError):
+            address = re.search(r"^\s*ip: (\S+)", str(behind), re.MULTILINE)
+            return f"on {address[1]}" if address else "on a node that is gone"
+    return ""
 
 
 def _tune_callbacks() -> list[Any]:
