@@ -6,6 +6,9 @@ import threading
 from typing import Any
 
 import pytest
+import ray.exceptions
+import ray.train
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 
 from ranksr import cluster
 from ranksr.config import Compute
@@ -56,6 +59,14 @@ def test_a_training_whose_nodes_do_not_come_back_ends_with_the_remedy(monkeypatc
     with pytest.raises(UserError, match="srresnet: one node is left, for .* start nodes, or lower compute.num_workers"):
         launch._fit(trainer, lambda: "one node is left", "srresnet")
     trainer.may_end.set()
+
+
+def test_a_worker_that_died_is_told_from_one_whose_code_failed() -> None:
+    gone = ray.exceptions.RayActorError(error_msg="died:\n\tip: 10.77.0.12\n\tpid: 1")
+    for failure in (gone, WorkerHealthCheckFailedError("A worker health check failed.", gone)):
+        assert launch._death(ray.train.WorkerGroupError("failed", {1: failure})) == "on 10.77.0.12"
+    assert launch._death(gone) == "on 10.77.0.12"
+    assert launch._death(ray.train.WorkerGroupError("failed", {0: ValueError("ours")})) == ""
 
 
 @pytest.mark.parametrize(

@@ -124,10 +124,13 @@ def test_a_worker_that_fails_is_replaced_and_all_go_on_from_the_last_checkpoint(
     assert "made up: a worker failed" in caplog.text
 
 
-def test_a_failure_too_many_is_raised_and_all_cpus_are_free(demo: Config, place: Place, tmp_path: pathlib.Path) -> None:
+@pytest.mark.parametrize(("kind", "raised"), [("killed", ray.exceptions.RayActorError), ("raises", ArithmeticError)])
+def test_a_failure_too_many_is_raised_and_all_cpus_are_free(
+    demo: Config, place: Place, tmp_path: pathlib.Path, kind: str, raised: type[Exception]
+) -> None:
     cpus = ray.cluster_resources()["CPU"]
-    with pytest.raises(ArithmeticError, match="the worker's own"):
-        worker_pool.train(job(demo, 2, ("raises", str(tmp_path / "met")), max_failures=0), place)
+    with pytest.raises(raised):
+        worker_pool.train(job(demo, 2, (kind, str(tmp_path / "met")), max_failures=0), place)
     assert not any(worker_pool._pools.values())
     after = worker_pool.train(job(demo, 1), place)
     assert after["cpus_left"] == cpus - 1

@@ -3,6 +3,7 @@
 import concurrent.futures
 import dataclasses
 import logging
+import re
 import threading
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+import ray.exceptions
 import ray.train
 import ray.train.torch
 import ray.tune
@@ -45,10 +47,19 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     cluster.require_resources(compute, upscaling=False)  # again: nodes may be gone, and a trial has settings of its own
     place = dataclasses.replace(place, settings=job.settings, experiment=experiment(job.config))
     with stopping(place) as asked:
-        if cluster.is_this_machine() and not compute.gpus_per_worker:
-            results = worker_pool.train(job, place, ray.tune.report if tell_tune else None)
-        else:
-            results = _fit(_trainer(job, place, tell_tune), lambda: cluster.lacking(compute), place.name)
+        try:
+            if cluster.is_this_machine() and not compute.gpus_per_worker:
+                results = worker_pool.train(job, place, ray.tune.report if tell_tune else None)
+            else:
+                results = _fit(_trainer(job, place, tell_tune), lambda: cluster.lacking(compute), place.name)
+        except (ray.train.WorkerGroupError, ray.exceptions.RayActorError) as error:
+            if died := _death(error):
+                raise UserError(
+                    f"{place.name}: a worker died more often than compute.max_failures={compute.max_failures} allows, "
+                    f"at last {died}: see that its node has memory enough and stays, then give the same command again, "
+                    "which goes on from the last checkpoint"
+                ) from error
+            raise
     if asked.by:
         when = f"after step {results['stopped']}, with a checkpoint" if "stopped" in results else "after its last step"
         log.warning("%s: stopped by %s %s; the same command continues", place.name, asked.by.name, when)
@@ -113,6 +124,17 @@ def _fit(trainer: cluster.Trainer, lacking: Callable[[], str], name: str) -> dic
                 "compute.num_workers, and give the same command again, which goes on from the last checkpoint"
             )
     return found.result()
+
+
+def _death(error: ray.train.WorkerGroupError | ray.exceptions.RayActorError) -> str:
+    """Where a worker's process ended, with its node or for want of memory; empty where our own code failed."""
+    failures = [error] if isinstance(error, ray.exceptions.RayActorError) else error.worker_failures.values()
+    for failure in failures:
+        behind = getattr(failure, "health_check_failure", failure)
+        if isinstance(behind, ray.exceptions.RayActorError):
+            address = re.search(r"^\s*ip: (\S+)", str(behind), re.MULTILINE)
+            return f"on {address[1]}" if address else "on a node that is gone"
+    return ""
 
 
 def _tune_callbacks() -> list[Any]:
