@@ -91,14 +91,25 @@ def connect() -> None:
         options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
     try:
         ray.init(**options)
-    except (ConnectionError, ray.exceptions.AuthenticationError) as error:
-        if not joining:
-            raise
-        raise UserError(
-            f"cannot join the Ray cluster of RAY_ADDRESS={os.environ.get('RAY_ADDRESS')}: check that it runs, and that "
-            f"RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', '(unset)')} is the cluster's: `disabled`, or `token` with "
-            "its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
-        ) from error
+    except (ConnectionError, ray.exceptions.AuthenticationError, RuntimeError) as error:
+        if joining and (reason := _why_not(error)):
+            address = os.environ.get("RAY_ADDRESS")
+            raise UserError(f"cannot join the Ray cluster of RAY_ADDRESS={address}: {reason}") from error
+        raise
+
+
+def _why_not(error: Exception) -> str:
+    """The reason and the remedy where a cluster cannot be joined; empty for an error that has another cause."""
+    if isinstance(error, RuntimeError):
+        return (
+            "this machine is none of it; give the command on one where `ray start` ran, or send it by `ray job submit`"
+            if "No node info found" in str(error)
+            else ""
+        )
+    return (
+        f"check that it runs, and that RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', '(unset)')} is the cluster's: "
+        "`disabled`, or `token` with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"
+    )
 
 
 def _set_environment(joins: bool) -> None:
