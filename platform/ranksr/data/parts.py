@@ -12,8 +12,6 @@ import json
 import logging
 import re
 import sys
-import threading
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -21,12 +19,12 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from ranksr import storage
+from ranksr import gauges, storage
 from ranksr.config import Data
 from ranksr.data.prefetch import prefetch
+from ranksr.data.progress import Progress
 from ranksr.data.sources import Photo
 from ranksr.errors import StorageError, UserError
-from ranksr.terminal import SECONDS_PER_LINE
 
 log = logging.getLogger(__name__)
 
@@ -236,7 +234,8 @@ def _make(job: Job, todo: list[Part]) -> bool:
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
     num_images = sum(len(part.photos) for part in todo)
-    with _Progress(job.label, num_images, *job.unit, quiet=context.enable_progress_bars) as progress:
+    place, quiet = gauges.place_of(job.folder, job.label), context.enable_progress_bars
+    with Progress(place, num_images, *job.unit, quiet=quiet) as progress:
         for start in range(0, len(todo), PARTS_AT_ONCE):
             dataset = _dataset(job, todo[start : start + PARTS_AT_ONCE])
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -254,6 +253,7 @@ def _dataset(job: Job, todo: list[Part]) -> ray.data.Dataset:
     """
     items = [{"part": part, "given": part} for part in todo]
     dataset, work = ray.data.from_items(items, override_num_blocks=len(todo)), _Work(job.make, job.folder, job.schema)
+    dataset.set_name(re.sub(r"[^A-Za-z0-9_.-]+", "_", job.label))  # `dataset` of Ray's own metrics
     actors = job.actors
     if actors is None:
         return dataset.map(work, num_cpus=1)
@@ -262,48 +262,6 @@ def _dataset(job: Job, todo: list[Part]) -> ray.data.Dataset:
         return dataset.map(_WholePart, fn_constructor_args=(actors, work), compute=pool, num_cpus=1)
     upscaled = dataset.map(_Actor, fn_constructor_args=(actors,), compute=pool, num_cpus=0, num_gpus=actors.num_gpus)
     return upscaled.map(work, num_cpus=1)
-
-
-class _Progress:
-    """Says every few seconds how far a job is, also while nothing gets finished. `quiet`: Ray draws a bar instead."""
-
-    def __init__(self, label: str, num_images: int, unit: str, per_row: int, quiet: bool) -> None:
-        self._label, self._num_images, self._unit, self._per_row, self._quiet = label, num_images, unit, per_row, quiet
-        self._start = time.monotonic()
-        self._images = self._made = self.rejected = 0
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self) -> "_Progress":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        self._say()
-
-    def add(self, batch: pa.Table) -> None:
-        for error, away in zip(batch["error"].to_pylist(), batch["away"].to_pylist(), strict=True):
-            if error:
-                raise StorageError(error) if away else UserError(error)
-        self._images += sum(batch["images"].to_pylist())
-        self._made += sum(batch["rows"].to_pylist()) * self._per_row
-        self.rejected += sum(batch["rejected"].to_pylist())
-
-    def _run(self) -> None:
-        while not self._stop.wait(SECONDS_PER_LINE):
-            if not self._quiet:
-                self._say()
-
-    def _say(self) -> None:
-        seconds = time.monotonic() - self._start
-        left = f"{(self._num_images - self._images) * seconds / self._images:.0f} s" if self._images else "unknown time"
-        log.info(
-            "%s: images %d/%d, %s %d (%.1f/s), rejected %d, %s left",
-            *(self._label, self._images, self._num_images, self._unit, self._made, self._made / seconds),
-            *(self.rejected, left),
-        )
 
 
 def most_bad(on_bad: str, max_bad_fraction: float, num_photos: int) -> int:

@@ -104,7 +104,10 @@ def _train_once(
         crew.append(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(TrainWorker).remote())
     with tempfile.TemporaryDirectory(prefix="ranksr-") as folder:
         meeting = str(pathlib.Path(folder) / "meeting")
-        calls = [worker.train.remote(job, place, start, rank, meeting) for rank, worker in enumerate(crew[:count])]
+        calls = [  # the name is what `ray summary tasks` and the dashboard call it, in place of TrainWorker.train
+            worker.train.options(name=f"{place.name}, worker {rank}").remote(job, place, start, rank, meeting)
+            for rank, worker in enumerate(crew[:count])
+        ]
         waiting, known = calls, 0
         while waiting:
             done, waiting = ray.wait(waiting, timeout=LOOK_FOR_NEWS_SECONDS)
