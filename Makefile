@@ -14,7 +14,7 @@ setup: $(READY)  ## make .venv with everything in it
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ranksr needs Python 3.11 or newer; try make PYTHON=python3.11 " + "$(MAKECMDGOALS)")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pyiqa,onnx,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[pyiqa,onnx,optuna,dev]'
 	touch $@
 
 demo: setup  ## the whole method on four photographs: runs/demo/report/index.html

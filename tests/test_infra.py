@@ -43,6 +43,8 @@ AUTOSCALER = {
     *("volumeMounts", "securityContext"),
 }
 AUTH = {"mode", "secretName"}
+GCS = {"redisAddress", "redisUsername", "redisPassword", "externalStorageNamespace"}
+DOCKER = {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "ENV", "LABEL", "USER"}
 GROUP = {"rayStartParams", "template", "resources", "labels"}
 HEAD = GROUP | {"serviceType", "headService", "enableIngress"}
 WORKERS = GROUP | {
@@ -71,6 +73,7 @@ def check_cluster_spec(spec: dict[str, Any]) -> None:
     known("cluster", spec, CLUSTER, ("rayVersion", "headGroupSpec", "workerGroupSpecs", "authOptions"))
     known("autoscalerOptions", spec["autoscalerOptions"], AUTOSCALER, ("version",))
     known("authOptions", spec["authOptions"], AUTH, ("mode",))
+    known("gcsFaultToleranceOptions", spec.get("gcsFaultToleranceOptions", {}), GCS)
     assert spec["autoscalerOptions"]["version"] in ("v1", "v2")
     assert spec["autoscalerOptions"]["upscalingMode"] in ("Default", "Aggressive", "Conservative")
     assert spec["authOptions"]["mode"] in ("token", "disabled")
@@ -104,6 +107,10 @@ def check_rayjob(found: dict[str, Any]) -> None:
     known("RayJob", found, TOP, tuple(TOP))
     known("metadata", found["metadata"], METADATA)
     assert (found["apiVersion"], found["kind"]) == ("ray.io/v1", "RayJob")
+    assert set(found["metadata"].get("labels", {})) <= {"kueue.x-k8s.io/queue-name"}
+    assert found["metadata"].get("annotations", ELASTIC) == ELASTIC
+    assert isinstance(found["spec"]["activeDeadlineSeconds"], int)
+    assert found["spec"]["entrypointNumCpus"] == 0, "the head, where the driver runs, has no CPU"
     known("spec", found["spec"], JOB, ("entrypoint", "rayClusterSpec"))
     assert found["spec"]["submissionMode"] in ("K8sJobMode", "HTTPMode", "InteractiveMode", "SidecarMode")
     check_runtime_env(yaml.safe_load(found["spec"]["runtimeEnvYAML"]))
@@ -118,6 +125,22 @@ def check_aws(found: dict[str, Any]) -> None:
         assert node.get("min_workers", 0) <= node.get("max_workers", 0) <= found["max_workers"], name
         known(name, node["resources"], {"CPU", "GPU", "memory", "object_store_memory"}, ("CPU",))
         known(name, node["node_config"], EC2_INSTANCE, ("InstanceType",))
+
+
+def check_sky(found: dict[str, Any]) -> None:
+    """SkyPilot's own check wants its package, which is large; these are the keys of its YAML reference that we know."""
+    known("sky", found, SKY, ("resources", "envs", "setup", "run"))
+    known("resources", found["resources"], SKY_RESOURCES, ("accelerators", "use_spot"))
+    known("job_recovery", found["resources"]["job_recovery"], {"strategy", "max_restarts_on_errors"})
+    assert all(isinstance(count, int) for count in found["resources"]["accelerators"].values())
+    assert found["resources"]["use_spot"] is True
+    assert all(isinstance(value, str) for value in found["envs"].values()), "environment variables are texts"
+    assert found["envs"]["RAY_AUTH_MODE"] in ("token", "disabled")
+    assert "pip install -c constraints.txt ." in found["setup"]
+    for name in re.findall(r"\$(\w+)", found["run"]):
+        assert name in found["envs"], f"${name} is none of envs"
+    (command,) = re.findall(r"python jobs/.*", found["run"])
+    check_command(command.replace("$RUN", found["envs"]["RUN"]))
 
 
 def check_runtime_env(found: dict[str, Any]) -> None:
@@ -140,7 +163,8 @@ def check_dockerfile(text: str) -> None:
     """What is copied exists and passes .dockerignore; instructions and arguments are known; versions agree."""
     lines = [line for line in text.replace("\\\n", " ").splitlines() if line and not line.startswith("#")]
     instructions = [line.split(maxsplit=1) for line in lines]
-    known("Dockerfile", dict(instructions), {"ARG", "FROM", "RUN", "WORKDIR", "COPY", "ENV"}, ("FROM", "COPY", "ENV"))
+    known("Dockerfile", dict(instructions), DOCKER, ("FROM", "COPY", "ENV", "LABEL"))
+    assert instructions[-1] == ["USER", "1000"], "the image ends as uid 1000"
     ignore = (INFRA / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     for name, rest in instructions:
         if name == "COPY":
@@ -159,6 +183,12 @@ def check_dockerfile(text: str) -> None:
     )
 
 
+ELASTIC = {"kueue.x-k8s.io/elastic-job": "true"}
+SKY = {"name", "workdir", "num_nodes", "resources", "envs", "secrets", "file_mounts", "setup", "run"}
+SKY_RESOURCES = {
+    *("accelerators", "cpus", "memory", "disk_size", "disk_tier", "use_spot", "job_recovery", "infra", "any_of"),
+    *("instance_type", "image_id", "ports", "labels", "autostop"),
+}
 EC2_INSTANCE = {
     "InstanceType",
     "BlockDeviceMappings",
@@ -176,6 +206,7 @@ CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "kuberay/raycluster.yaml": check_raycluster,
     "kuberay/rayjob.yaml": check_rayjob,
     "runtime_env.yaml": check_runtime_env,
+    "sky.yaml": check_sky,
 }
 
 
@@ -225,6 +256,10 @@ def test_the_file_is_accepted_by_every_schema_there_is(name):
         ("kuberay/rayjob.yaml", "spec/entrypoint", "entryPoint"),
         ("kuberay/rayjob.yaml", "spec/shutdownAfterJobFinishes", "shutdownAfterJobFinish"),
         ("kuberay/rayjob.yaml", "metadata/generateName", "generatename"),
+        ("kuberay/rayjob.yaml", "spec/entrypointNumCpus", "entrypointNumCPUs"),
+        ("sky.yaml", "resources/use_spot", "use_spots"),
+        ("sky.yaml", "resources/job_recovery/max_restarts_on_errors", "max_restarts_on_error"),
+        ("sky.yaml", "envs/RUN", "RUNS"),
         ("runtime_env.yaml", "excludes", "exclude"),
         ("runtime_env.yaml", "env_vars", "env"),
     ],
@@ -258,6 +293,10 @@ def test_a_misspelt_key_is_noticed(name, path, to):
             "python jobs/full_pipeline.py configs/paper.yaml --runs s3://bucket/paper",
         ),
         ("kuberay/rayjob.yaml", "spec/runtimeEnvYAML", "workingdir: /opt/ranksr"),
+        ("kuberay/rayjob.yaml", "spec/entrypointNumCpus", 1),
+        ("kuberay/rayjob.yaml", "spec/activeDeadlineSeconds", "1w"),
+        ("sky.yaml", "run", "python jobs/full_pipeline.py configs/papr.yaml --run $RUN"),
+        ("sky.yaml", "envs/RAY_AUTH_MODE", "off"),
         ("runtime_env.yaml", "excludes", "/.venv/"),
         ("runtime_env.yaml", "env_vars/PYTHONUNBUFFERED", 1),
     ],
@@ -281,6 +320,9 @@ def test_the_dockerfile_copies_what_exists_and_pins_what_it_installs():
         ("ARG TORCH_INDEX=", "ARG TORCH_IDX=", ".TORCH_INDEX is no ARG"),
         ("RAY_AUTH_MODE=token \\", "RAY_AUTH_MOD=token \\", "token mode"),
         ('".${EXTRAS}"', ".", "the package is installed"),
+        ("USER 1000", "USER root", "ends as uid 1000"),
+        ("USER 1000", "USER 1000\nRUN true", "ends as uid 1000"),
+        ("ARG REVISION=", "ARG REVISON=", ".REVISION is no ARG"),
     ],
 )
 def test_a_typo_in_the_dockerfile_is_noticed(old, new, complaint):
@@ -292,6 +334,25 @@ def test_a_typo_in_the_dockerfile_is_noticed(old, new, complaint):
 
 def test_the_job_brings_the_cluster_of_the_cluster_file():
     assert load("kuberay/rayjob.yaml")["spec"]["rayClusterSpec"] == load("kuberay/raycluster.yaml")["spec"]
+
+
+@pytest.mark.parametrize(
+    ("name", "first", "path"),
+    [
+        ("kuberay/rayjob.yaml", "labels", "metadata/labels"),
+        ("kuberay/rayjob.yaml", "annotations", "metadata/annotations"),
+        ("kuberay/raycluster.yaml", "gcsFaultToleranceOptions", "spec/gcsFaultToleranceOptions"),
+    ],
+)
+def test_an_option_in_a_comment_is_accepted_once_it_is_none(name, first, path):
+    lines = (INFRA / name).read_text(encoding="utf-8").splitlines()
+    (start,) = [number for number, line in enumerate(lines) if line.startswith(f"  # {first}:")]
+    end = next(number for number in range(start + 1, len(lines)) if not lines[number].startswith("  #   "))
+    opened = [*lines[:start], *(line.replace("# ", "", 1) for line in lines[start:end]), *lines[end:]]
+    found = yaml.safe_load("\n".join(opened))
+    CHECKS[name](found)
+    with pytest.raises(MISTAKES):
+        CHECKS[name](replace(found, path, {"misspelt": "ranksr"}))
 
 
 def test_the_job_runs_the_code_that_the_image_holds():

@@ -16,7 +16,7 @@ LAYERS = [
     ("errors",),
     ("config", "storage", "terminal", "templates", "serving", "downloads", "decoding"),
     ("images", "listing"),
-    ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster"),
+    ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster", "gauges"),
     ("data",),
     ("train",),
     ("stages", "report", "preflight", "identity", "context", "scoring"),
@@ -29,7 +29,7 @@ LAYERS = [
 ]
 """From the left, as in CONTRIBUTING.md: a module imports from the left or from its own group."""
 
-RAY = {"cluster.py", "data", "train/launch.py", "train/worker_pool.py", "stages", "ablation", "session.py"}
+RAY = {"cluster.py", "gauges.py", "data", "train/launch.py", "train/worker_pool.py", "stages", "ablation", "session.py"}
 FILES = sorted(PACKAGE.rglob("*.py"))
 
 

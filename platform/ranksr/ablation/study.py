@@ -31,15 +31,25 @@ class Listed(Section):
 
 
 class Search(Section):
-    """Random search: each trial draws a value for every key, the same ones whenever the file is read.
-
-    Draws that agree with an earlier one make no trial of their own.
-    """
+    """Each trial draws a value for every key. Draws that agree with an earlier one make no trial of their own."""
 
     num_trials: Annotated[int, pydantic.Field(gt=0)]
+    sampler: Literal["random", "tpe"] = "random"
+    """random: the same draws whenever the file is read. tpe: from the trials before, by Optuna; stored in the run."""
+    metric: Literal["niqe", "psnr", "pi"] = "niqe"
+    """tpe: the validation metric of `method` that it improves, mean over seeds; pi only with scoring.ma_model."""
+    startup: Annotated[int, pydantic.Field(gt=0)] = 8
+    """tpe: the first draws, those of the random search."""
+    round: Annotated[int, pydantic.Field(gt=0)] = 4
+    """tpe: the trials that are drawn together, and so can run side by side."""
     seed: Seed = 0
     space: Annotated[dict[str, dict[Distribution, Any]], pydantic.Field(min_length=1)]
     """Key to one distribution of Ray Tune and its arguments, e.g. {loguniform: [0.003, 0.3]}, {choice: [1, 2]}."""
+
+    @property
+    def num_at_start(self) -> int:
+        """Number of draws that need no result."""
+        return self.num_trials if self.sampler == "random" else min(self.startup, self.num_trials)
 
 
 class EarlyStopping(Section):
@@ -103,13 +113,13 @@ class Study(Section):
 
     def _combined(self) -> list[Listed]:
         combinations = itertools.product(*self.grid.values()) if self.grid else ()
-        return [_trial(dict(zip(self.grid, values, strict=True))) for values in combinations]
+        return [trial_of(dict(zip(self.grid, values, strict=True))) for values in combinations]
 
     def drawn(self) -> list[Listed]:
-        """The trials of the search, each once and none of the grid's."""
-        grid = self._combined()
-        draws = dict.fromkeys(_trial(values) for values in _draws(self.search))
-        return [trial for trial in draws if trial not in grid]
+        """The trials of the search that the file alone decides, each once and none of the others."""
+        others = [*self.trials, *self._combined()]
+        draws = dict.fromkeys(trial_of(values) for values in draws_of(self.search))
+        return [trial for trial in draws if trial not in others]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,12 +149,12 @@ def load_studies(path: str | pathlib.Path, above: tuple[pathlib.Path, ...] = ())
     tree = files.read_yaml(path)
     if "studies" not in tree:
         study = files.checked(Study, tree, str(path))
-        if study.search and (left := len(study.drawn())) < study.search.num_trials:
+        if study.search and (left := len(study.drawn())) < study.search.num_at_start:
             log.info(
                 "%s: %d of %d trials of the search remain, the other draws repeat them",
                 path,
                 left,
-                study.search.num_trials,
+                study.search.num_at_start,
             )
         return {_file_name(path): study}
     named = tree["studies"]
@@ -180,9 +190,12 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
             raise UserError(
                 f"ablation {name}: method={study.method} is none of the config's: {', '.join(config.methods)}"
             )
-        metric = study.early_stopping.metric if study.early_stopping else "psnr"
-        if "ma" in made_of(metric) and config.scoring.ma_model is None:
-            raise UserError(f"ablation {name}: early_stopping.metric=pi needs scoring.ma_model; choose niqe or psnr")
+        compared = {"early_stopping.metric": study.early_stopping.metric} if study.early_stopping else {}
+        if study.search and study.search.sampler == "tpe":
+            compared["search.metric"] = study.search.metric
+        for key, metric in compared.items():
+            if "ma" in made_of(metric) and config.scoring.ma_model is None:
+                raise UserError(f"ablation {name}: {key}=pi needs scoring.ma_model; choose niqe or psnr")
         for listed in study.listed():
             for seed in study.seeds or (config.seed,):
                 # First, so that a trial may say otherwise.
@@ -194,8 +207,8 @@ def prepare(studies: dict[str, Study], config: Config) -> list[Trial]:
                     changed = with_overrides(config, [*given, *seeded])
                     require_known(changed)
                     require_evaluated(changed, study.method)
-                    if study.early_stopping:
-                        require_niqe_of_validation(changed, "early_stopping.metric", study.early_stopping.metric)
+                    for key, metric in compared.items():
+                        require_niqe_of_validation(changed, key, metric)
                 except UserError as error:
                     raise UserError(f"ablation {name}, trial {listed.name}: {error}") from error
                 prepared.append(Trial(name, listed.name, seed, [*given, *seeded], changed))
@@ -223,7 +236,7 @@ def _flat(config: Config) -> dict[str, Any]:
     return config.select(*type(config).model_fields)
 
 
-def _trial(values: dict[str, Any]) -> Listed:
+def trial_of(values: dict[str, Any]) -> Listed:
     """A trial named after the values that it takes, e.g. `rank_content_0.03`."""
     words = [f"{key.rpartition('.')[2]}_{_word(value)}" for key, value in values.items()]
     return Listed(
@@ -236,19 +249,23 @@ def _word(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", text)
 
 
-def _draws(search: Search | None) -> list[dict[str, Any]]:
+def draws_of(search: Search | None) -> list[dict[str, Any]]:
+    """Random draws, as many as need no result."""
     if search is None:
         return []
     domains = {key: _domain(key, distribution) for key, distribution in search.space.items()}
-    listed = {key for key, distribution in search.space.items() if "choice" in distribution}
     draws = []
-    for number in range(search.num_trials):
+    for number in range(search.num_at_start):
         rng = np.random.default_rng([search.seed, number])
-        values = {key: domain.sample(random_state=rng) for key, domain in domains.items()}
-        # Three digits say where a value lies, and can be read in a trial's name; what was listed is taken as it is.
-        short = {key: float(f"{v:.3g}") for key, v in values.items() if isinstance(v, float) and key not in listed}
-        draws.append({**values, **short})
+        draws.append(rounded(search, {key: domain.sample(random_state=rng) for key, domain in domains.items()}))
     return draws
+
+
+def rounded(search: Search, values: dict[str, Any]) -> dict[str, Any]:
+    """Three digits say where a value is, and can be read in a trial's name; what was listed is taken as it is."""
+    listed = {key for key, distribution in search.space.items() if "choice" in distribution}
+    short = {key: float(f"{v:.3g}") for key, v in values.items() if isinstance(v, float) and key not in listed}
+    return {**values, **short}
 
 
 def _domain(key: str, distribution: dict[Distribution, Any]) -> Any:

@@ -7,7 +7,7 @@ import logging
 import ray
 
 from ranksr import pipeline
-from ranksr.ablation import early_stopping, results
+from ranksr.ablation import early_stopping, results, tpe
 from ranksr.ablation.schedule import Cost, Plans, Wave, cost, next_wave, plan_trial
 from ranksr.ablation.study import Study, Trial, prepare, varied
 from ranksr.ablation.tune import Work, run_side_by_side, slots
@@ -22,7 +22,11 @@ Records = dict[str, list[Record]]
 
 
 def expected_cost(studies: dict[str, Study], context: pipeline.Context) -> Cost:
-    """Number and expected time of the stages that the run and its trials lack. Starts Ray when there are any."""
+    """Number and expected time of the stages that the run and its trials lack. Starts Ray when there are any.
+
+    Of a search by TPE, of the trials that are drawn already.
+    """
+    studies = {name: tpe.with_draws(study, name, context.run) for name, study in studies.items()}
     trials = prepare(studies, context.config)
     plans = {"": pipeline.plan(context), **_Command(studies, trials, context).plans()}
     if any(not stage.done for stages in plans.values() for stage in stages):
@@ -65,8 +69,19 @@ def run_studies(studies: dict[str, Study], context: pipeline.Context) -> Records
     """Run every unfinished trial and write what the ablations leave; returns the trials' rows of results.json.
 
     The run itself must be finished: trials share its stages. A failing trial does not stop the others; the next start
-    tries it again. A trial that early stopping has ended is not taken up again.
+    tries it again. A trial that early stopping has ended is not taken up again. A search by TPE adds trials as others
+    are through.
     """
+    while True:
+        known = {name: tpe.with_draws(study, name, context.run) for name, study in studies.items()}
+        rows = _run_known(known, context)
+        more = [name for name, study in studies.items() if tpe.draw_more(study, name, context.run, rows[name])]
+        if not more:
+            return rows
+
+
+def _run_known(studies: dict[str, Study], context: pipeline.Context) -> Records:
+    """Run the trials that are known now."""
     asked = _Command(studies, prepare(studies, context.config), context)
     errors: dict[str, str] = {}
     wave: Wave = {}

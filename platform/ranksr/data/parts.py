@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 
-from ranksr import storage
+from ranksr import gauges, storage
 from ranksr.config import Data
 from ranksr.data import attempts
 from ranksr.data.prefetch import prefetch
@@ -241,7 +241,8 @@ def _make(job: Job, todo: list[Part]) -> bool:
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
     num_images = sum(len(part.photos) for part in todo)
-    with Progress(job.label, num_images, *job.unit, quiet=context.enable_progress_bars) as progress:
+    place, quiet = gauges.place_of(job.folder, job.label), context.enable_progress_bars
+    with Progress(place, num_images, *job.unit, quiet=quiet) as progress:
         for start in range(0, len(todo), PARTS_AT_ONCE):
             dataset = _dataset(job, todo[start : start + PARTS_AT_ONCE])
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
@@ -259,6 +260,7 @@ def _dataset(job: Job, todo: list[Part]) -> ray.data.Dataset:
     """
     items = [{"part": part, "given": part} for part in todo]
     dataset, work = ray.data.from_items(items, override_num_blocks=len(todo)), _Work(job.make, job.folder, job.schema)
+    dataset.set_name(re.sub(r"[^A-Za-z0-9_.-]+", "_", job.label))  # `dataset` of Ray's own metrics
     actors = job.actors
     if actors is None:
         return dataset.map(work, num_cpus=1)

@@ -1,4 +1,4 @@
-"""Progress of a job on parts, as log lines."""
+"""Progress of a data job: its line in the log every few seconds, and its gauges."""
 
 import logging
 import threading
@@ -6,6 +6,7 @@ import time
 
 import pyarrow as pa
 
+from ranksr import gauges
 from ranksr.errors import StorageError, UserError
 from ranksr.terminal import SECONDS_PER_LINE
 
@@ -15,8 +16,8 @@ log = logging.getLogger(__name__)
 class Progress:
     """Says every few seconds how far a job is, also while nothing gets finished. `quiet`: Ray draws a bar instead."""
 
-    def __init__(self, label: str, num_images: int, unit: str, per_row: int, quiet: bool) -> None:
-        self._label, self._num_images, self._unit, self._per_row, self._quiet = label, num_images, unit, per_row, quiet
+    def __init__(self, place: gauges.Place, num_images: int, unit: str, per_row: int, quiet: bool) -> None:
+        self._place, self._num_images, self._unit, self._per_row, self._quiet = place, num_images, unit, per_row, quiet
         self._start = time.monotonic()
         self._images = self._made = self.rejected = 0
         self._stop = threading.Event()
@@ -29,6 +30,7 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._show()
         self._say()
 
     def add(self, batch: pa.Table) -> None:
@@ -41,14 +43,21 @@ class Progress:
 
     def _run(self) -> None:
         while not self._stop.wait(SECONDS_PER_LINE):
+            self._show()
             if not self._quiet:
                 self._say()
+
+    def _show(self) -> None:
+        """In Prometheus."""
+        seconds = time.monotonic() - self._start
+        done = (self._images, self._num_images, self._made, seconds, self.rejected)
+        gauges.data_job(self._place, self._unit, *done)
 
     def _say(self) -> None:
         seconds = time.monotonic() - self._start
         left = f"{(self._num_images - self._images) * seconds / self._images:.0f} s" if self._images else "unknown time"
         log.info(
             "%s: images %d/%d, %s %d (%.1f/s), rejected %d, %s left",
-            *(self._label, self._images, self._num_images, self._unit, self._made, self._made / seconds),
+            *(self._place.stage, self._images, self._num_images, self._unit, self._made, self._made / seconds),
             *(self.rejected, left),
         )

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import tensorboardX
 import torch
 
-from ranksr import storage
+from ranksr import gauges, storage
 from ranksr.config import Training
 from ranksr.runs import METRICS
 from ranksr.train import hparams, pictures
@@ -76,6 +76,7 @@ class Journal:
 
     def __init__(self, place: Place, start_step: int) -> None:
         self._folder, self._path = place.folder, storage.join(place.folder, METRICS)
+        self._gauges = gauges.place_of(place.folder, place.name)
         self.rows = [row for row in read_metrics(self._path) if row["step"] <= start_step]
         pictures.forget_after(place.folder, start_step)
         if not start_step:  # killed before its first checkpoint: TensorBoard would draw that start's curves too
@@ -93,12 +94,19 @@ class Journal:
             self._board.add_text(title, f"```\n{text}\n```")
 
     def add(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """A row of metrics.jsonl, and the same in TensorBoard."""
+        """A row of metrics.jsonl, and the same in TensorBoard and Prometheus."""
         self.rows.append({"step": step, "split": split, **values})
-        self.show(step, split, values)
+        self._draw(step, split, values)
+        gauges.training(self._gauges, step, split, values)
 
     def show(self, step: int, group: str, values: Mapping[str, float]) -> None:
-        """Scalars in TensorBoard alone, tagged `group/name`; NaN, which is no score, is left out."""
+        """Scalars in TensorBoard alone, tagged `group/name`, and rates (`speed`) in Prometheus."""
+        self._draw(step, group, values)
+        if group == "speed":
+            gauges.training(self._gauges, step, group, values)
+
+    def _draw(self, step: int, group: str, values: Mapping[str, float]) -> None:
+        """Scalars in TensorBoard; NaN, which is no score, is left out."""
         for name, value in values.items():
             if not math.isnan(value):
                 self._board.add_scalar(f"{group}/{name}", value, step)
@@ -116,6 +124,7 @@ class Journal:
     def close(self) -> None:
         self.save()
         self._board.close()
+        gauges.at_rest(self._gauges, "ranksr_steps_per_second", "ranksr_images_per_second", "ranksr_seconds_left")
 
 
 class Pace:

@@ -107,7 +107,10 @@ def _train_once(
         pool.append(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(TrainWorker).remote())
     with tempfile.TemporaryDirectory(prefix="ranksr-") as folder:
         meeting = str(pathlib.Path(folder) / "meeting")
-        calls = [worker.train.remote(job, place, start, rank, meeting) for rank, worker in enumerate(pool[:count])]
+        calls = []
+        for rank, worker in enumerate(pool[:count]):
+            named = worker.train.options(name=f"TrainWorker: {place.name}, worker {rank}")  # in `ray summary tasks`
+            calls.append(named.remote(job, place, start, rank, meeting))
         waiting, known = calls, 0
         while waiting:
             done, waiting = ray.wait(waiting, timeout=LOOK_FOR_NEWS_SECONDS)
