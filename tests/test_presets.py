@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ranksr import __version__, cli, presets
-from ranksr.ablation.study import load_studies
+from ranksr.ablation.trials import load_studies
 from ranksr.config import load_config
 
 

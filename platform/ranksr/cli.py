@@ -121,9 +121,9 @@ def evaluate(config: str, overrides: tuple[str, ...], root: str | None) -> int:
 def ablation(config: str, ablation: str, overrides: tuple[str, ...], root: str | None) -> int:
     """Finish the run, then run every trial of an ablation file. Exit code 1 when a trial failed."""
     from ranksr import pipeline, report, session
-    from ranksr.ablation import study, waves
+    from ranksr.ablation import trials, waves
 
-    studies = study.load_studies(ablation)
+    studies = trials.load_studies(ablation)
     context = session.open_run(config, overrides, root)
     log.info("ablation %s: %s", ", ".join(studies), waves.expected_cost(studies, context))
     if pipeline.build_stages(context, list(overrides)):
@@ -383,10 +383,10 @@ def config_group() -> None:
 @guarded(builds=False)
 def config_schema(ablation: bool) -> int:
     """Print the JSON schema of config files, by which editors complete and check keys."""
-    from ranksr.ablation import study
+    from ranksr.ablation import trials
     from ranksr.config import reference
 
-    print_text(reference.json_schema(study.Study) if ablation else reference.json_schema())
+    print_text(reference.json_schema(trials.Study) if ablation else reference.json_schema())
     return 0
 
 

@@ -9,7 +9,7 @@ import pytest
 from ranksr import pipeline, storage
 from ranksr.ablation import results, waves
 from ranksr.ablation.schedule import plan_trial
-from ranksr.ablation.study import Listed, Study, Trial, prepare, varied
+from ranksr.ablation.trials import Listed, Study, Trial, prepare, varied
 from ranksr.config import Config, load_config
 from ranksr.report.ablation.records import Record
 from ranksr.runs import Run, Stage

@@ -9,7 +9,7 @@ import pytest
 
 from ranksr import storage
 from ranksr.ablation import tpe, waves
-from ranksr.ablation.study import Search, Study, draws_of, load_studies
+from ranksr.ablation.trials import Search, Study, draws_of, load_studies
 from ranksr.errors import UserError
 from ranksr.report.ablation.records import Record
 from ranksr.runs import Run

@@ -7,7 +7,7 @@ import pytest
 
 from ranksr import pipeline, storage
 from ranksr.ablation import early_stopping, results, waves
-from ranksr.ablation.study import EarlyStopping, Listed, Study
+from ranksr.ablation.trials import EarlyStopping, Listed, Study
 from ranksr.config import load_config, with_overrides
 from ranksr.runs import Run
 

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 import yaml
 
-from ranksr.ablation.study import Study
+from ranksr.ablation.trials import Study
 from ranksr.config import Config, reference
 
 CONFIGS = pathlib.Path(__file__).parents[2] / "configs"

@@ -8,7 +8,7 @@ import pytest
 from ranksr import cli, pipeline, storage
 from ranksr.ablation import results
 from ranksr.ablation.schedule import plan_trial
-from ranksr.ablation.study import Listed, Study, prepare, varied
+from ranksr.ablation.trials import Listed, Study, prepare, varied
 from ranksr.config import Config, load_config, with_overrides
 from ranksr.data import digests
 from ranksr.inspect.show import show

@@ -9,7 +9,7 @@ from typing import Any
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from ranksr import metrics, storage
-from ranksr.ablation.study import EarlyStopping
+from ranksr.ablation.trials import EarlyStopping
 from ranksr.runs import Stage
 from ranksr.train.journal import Row
 from ranksr.train.stopping import STOP_FILE

@@ -10,7 +10,7 @@ import pyarrow.compute
 import tensorboardX
 
 from ranksr import storage
-from ranksr.ablation.study import Study, Trial
+from ranksr.ablation.trials import Study, Trial
 from ranksr.metrics import mean_score
 from ranksr.report.ablation.records import Record, Results
 from ranksr.runs import METRICS, RESULTS, SCORES, SCORES_OF_TRIALS, STOPPED, Run, Stage

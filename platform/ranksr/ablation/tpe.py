@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ranksr import storage
-from ranksr.ablation.study import Listed, Search, Study, draws_of, rounded, trial_of
+from ranksr.ablation.trials import Listed, Search, Study, draws_of, rounded, trial_of
 from ranksr.errors import UserError
 from ranksr.report.ablation.records import Record
 from ranksr.runs import Run

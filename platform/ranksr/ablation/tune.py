@@ -16,7 +16,7 @@ from ray.tune.progress_reporter import TrialProgressCallback
 
 from ranksr import cluster, pipeline, storage, terminal
 from ranksr.ablation.early_stopping import Stopping
-from ranksr.ablation.study import Trial
+from ranksr.ablation.trials import Trial
 from ranksr.config import Config
 from ranksr.errors import StorageError, UserError
 from ranksr.runs import Run

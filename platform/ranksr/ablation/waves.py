@@ -9,7 +9,7 @@ import ray
 from ranksr import pipeline
 from ranksr.ablation import early_stopping, results, tpe
 from ranksr.ablation.schedule import Cost, Plans, Wave, cost, next_wave, plan_trial
-from ranksr.ablation.study import Study, Trial, prepare, varied
+from ranksr.ablation.trials import Study, Trial, prepare, varied
 from ranksr.ablation.tune import Work, run_side_by_side, slots
 from ranksr.report.ablation.records import Record, read_results
 from ranksr.runs import METRICS, Stage

@@ -18,7 +18,7 @@ OPTIONAL_ENTRIES = ("methods", "blends", "external", "rank_datasets", "rankers")
 def json_schema(model: type[pydantic.BaseModel] = Config) -> str:
     """The JSON schema of a config *file*: every key may be absent, `base` may be there, entries may be null.
 
-    `model`: the model of another kind of file, such as `ablation.study.Study`.
+    `model`: the model of another kind of file, such as `ablation.trials.Study`.
     """
     schema = {"$schema": "http://json-schema.org/draft-07/schema#", **_partial(model)}
     schema["$defs"] = schema.pop("$defs")  # last: what people look for comes first

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from ranksr import pipeline, report, storage
 from ranksr.ablation.results import read_stopped
 from ranksr.ablation.schedule import plan_trial
-from ranksr.ablation.study import require_evaluated
+from ranksr.ablation.trials import require_evaluated
 from ranksr.config import with_overrides
 from ranksr.errors import StorageError, UserError
 from ranksr.runs import CHECKPOINTS, RESULTS, Run, Stage

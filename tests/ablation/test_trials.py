@@ -4,7 +4,7 @@ import pathlib
 
 import pytest
 
-from ranksr.ablation.study import load_studies, prepare, varied
+from ranksr.ablation.trials import load_studies, prepare, varied
 from ranksr.config import Config, load_config
 from ranksr.errors import UserError
 
