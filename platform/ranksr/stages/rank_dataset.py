@@ -109,26 +109,41 @@ class Locate:
         return parts.Content(rows, rejected, counts)
 
     def _completed(self, part: "UpscaledPart", rows: list[parts.Row], summary: parts.Summary) -> parts.Content:
-        """The finished rows of a part with the patches and scores of the methods that they lack."""
-        photos, done = {each.about.photo.image_id: each for each in part.photos}, list[parts.Row]()
-        size, lacking = self.rules.patch_px, [name for name in self.methods if rows and name not in rows[0]["methods"]]
+        """The finished rows of a part with the patches and scores of the methods that they lack.
+
+        A photograph that is rejected here or was there has no rows, and is named with the reason.
+        """
+        done, rejected = list[parts.Row](), list(part.rejected)
+        lacking = [name for name in self.methods if rows and name not in rows[0]["methods"]]
+        for each in part.photos:
+            own = [row for row in rows if row["image_id"] == each.about.photo.image_id]
+            try:
+                with attempt(part.job, "score", each.about.photo.image_id):
+                    done += self._with(lacking, each, own)
+            except DeadlyPhotographError as error:
+                rejected.append(parts.Rejected(each.about.photo.path, str(error)))
+        named = {entry.path for entry in rejected}
+        # Fewer methods took all memory there, or a file was bad that is no longer asked for.
+        rejected += [entry for entry in summary.rejected if entry.path not in named]
+        return parts.Content(done, rejected, summary.counts)
+
+    def _with(self, lacking: list[str], each: "UpscaledPhoto", rows: list[parts.Row]) -> list[parts.Row]:
+        """The rows of a photograph with the patches and scores of the methods that they lack."""
+        done, size = list[parts.Row](), self.rules.patch_px
+        fingerprints = {**self.fingerprints, **each.about.given_digests}
         for batch in (rows[start : start + LOCATIONS_AT_ONCE] for start in range(0, len(rows), LOCATIONS_AT_ONCE)):
-            pictures = [[photos[row["image_id"]].pictures[name] for name in lacking] for row in batch]
-            patches = [
-                [_cut(picture, row["y"], row["x"], size) for picture in of]
-                for row, of in zip(batch, pictures, strict=True)
-            ]
+            patches = [[_cut(each.pictures[name], row["y"], row["x"], size) for name in lacking] for row in batch]
             scores = iter(self.judge.score([patch for location in patches for patch in location], self.metrics))
             for row, location in zip(batch, patches, strict=True):
                 found: dict[str, list[Any]] = {
                     "pngs": list(map(_encode, location)),
                     **self._values([next(scores) for _ in location]),
                 }
-                fingerprints = {**self.fingerprints, **photos[row["image_id"]].about.given_digests}
                 columns = {key: self._ordered(row["methods"], row[key], lacking, found[key]) for key in found}
-                row |= {"fingerprints": list(fingerprints.items()), "methods": list(self.methods), **columns}
-                done.append(row)
-        return parts.Content(done, part.rejected, summary.counts)
+                done.append(
+                    {**row, "fingerprints": list(fingerprints.items()), "methods": list(self.methods), **columns}
+                )
+        return done
 
     def _ordered(self, stored: list[str], values: list[Any], lacking: list[str], others: list[Any]) -> list[Any]:
         """The values of stored and of lacking methods in the order of `methods`."""
