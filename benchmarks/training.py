@@ -8,6 +8,7 @@ weights are random, which costs the same.
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -24,6 +25,7 @@ import torch
 from ranksr import images
 from ranksr.config import Compute, Config, load_config
 from ranksr.data.feed import CropFeed, SubImages
+from ranksr.data.local_copy import with_raw_pixels
 from ranksr.data.prefetch import prefetch
 from ranksr.data.sources import read_photo
 from ranksr.metrics.engine import Judge
@@ -39,6 +41,7 @@ SUB_IMAGE_PX, LOADER_THREADS, PAPER_OVERHEAD = 480, 4, 1.18
 SETTINGS = {"cuda": {"batch": 8, "patch": 296, "steps": 50}, "cpu": {"batch": 2, "patch": 96, "steps": 8}}
 FAST = {"cuda": "channels_last,fused_adam,bf16,compile", "cpu": "channels_last,fused_adam"}
 WARM_UP = {"cuda": 10, "cpu": 2}
+FEED_ROUNDS, FEED_STEPS = 5, 20
 
 
 def main() -> None:
@@ -82,7 +85,7 @@ def measure(device: str, method: str, keys: set[str], steps: int) -> dict[str, f
     batch_size, warm_up = SETTINGS[device]["batch"], WARM_UP[device]
 
     def make(step: int) -> dict[str, torch.Tensor]:
-        return learner.world.pin(feed.batch(range(step * batch_size, (step + 1) * batch_size)))
+        return learner.world.pin(feed_batch(feed, batch_size, step))
 
     pace = Pace(0, learner.method.train, learner.world)
     for step, batch in enumerate(pace.timed(prefetch(make, range(warm_up + steps), LOADER_THREADS))):
@@ -100,7 +103,7 @@ def step_times(device: str, variants: dict[str, tuple[str, str]], steps: int) ->
     times: dict[str, list[float]] = {name: [] for name in variants}
     for step in range(WARM_UP[device] + steps):
         for name, (learner, feed) in trainings.items():
-            batch = feed.batch(range(step * batch_size, (step + 1) * batch_size))
+            batch = feed_batch(feed, batch_size, step)
             began = now(device)
             learner.update(batch, step)
             times[name].append(now(device) - began)
@@ -140,26 +143,41 @@ def make_learner(device: str, method: str, keys: set[str]) -> tuple[SRLearner, C
     return learner, CropFeed(sub_images(), chosen.hr_patch_px, seed=0)
 
 
-def sub_images() -> SubImages:
-    """Sub-images of photographs as the stage `patches` cuts them, mirrored where a photograph is too small."""
+def sub_images(raw: bool = True) -> SubImages:
+    """Sub-images of photographs as the stage `patches` cuts them, mirrored where a photograph is too small; with `raw`
+    pixels as a training's own copy holds them."""
     rows = []
     for name in PHOTOGRAPHS:
         photo = read_photo(f"skimage:{name}")
         tall = np.concatenate([photo, photo[::-1]])[:SUB_IMAGE_PX, :SUB_IMAGE_PX]
         row = {"image_id": name, "y": 0, "x": 0, "hr": images.encode_png(tall)}
         rows.append(row | {"lr": images.encode_png(images.downscale(tall))})
-    return SubImages(pa.Table.from_pylist(rows))
+    table = pa.Table.from_pylist(rows)
+    return SubImages(with_raw_pixels(table) if raw else table)
 
 
-def feed_cost() -> dict[str, float]:
-    """The feed alone at the paper's setting: batches a second, the most a training could take, and their CPU time."""
-    batch, feed = SETTINGS["cuda"]["batch"], CropFeed(sub_images(), SETTINGS["cuda"]["patch"], seed=0)
-    steps = 40
-    began, cpu = time.perf_counter(), time.process_time()
-    for _ in prefetch(lambda step: feed.batch(range(step * batch, (step + 1) * batch)), range(steps), LOADER_THREADS):
-        pass
-    rate, cost = steps / (time.perf_counter() - began), (time.process_time() - cpu) / steps
-    return {"feed_steps_per_second": rate, "feed_cpu_ms_per_step": 1000 * cost, "cores": os.cpu_count() or 1}
+def feed_cost() -> dict[str, Any]:
+    """The feed alone at the paper's setting, of raw pixels and of PNGs in turn: batches a second, the most a training
+    could take, and their CPU time; medians of rounds."""
+    batch, feeds = SETTINGS["cuda"]["batch"], {}
+    for kind in ("raw", "png"):
+        feeds[kind] = CropFeed(sub_images(raw=kind == "raw"), SETTINGS["cuda"]["patch"], seed=0)
+    wall, cpu = ({kind: list[float]() for kind in feeds} for _ in range(2))
+    for _ in range(FEED_ROUNDS):
+        for kind, feed in feeds.items():
+            make = functools.partial(feed_batch, feed, batch)
+            began, used = time.perf_counter(), time.process_time()
+            for _ in prefetch(make, range(FEED_STEPS), LOADER_THREADS):
+                pass
+            wall[kind].append(time.perf_counter() - began)
+            cpu[kind].append(time.process_time() - used)
+    rates = {kind: FEED_STEPS / statistics.median(each) for kind, each in wall.items()}
+    costs = {kind: 1000 * statistics.median(each) / FEED_STEPS for kind, each in cpu.items()}
+    return {"feed_steps_per_second": rates, "feed_cpu_ms_per_step": costs, "cores": os.cpu_count() or 1}
+
+
+def feed_batch(feed: CropFeed, size: int, step: int) -> dict[str, torch.Tensor]:
+    return feed.batch(range(step * size, (step + 1) * size))
 
 
 def ratios(times: dict[str, list[float]]) -> dict[str, float]:
@@ -184,10 +202,11 @@ def as_text(result: dict[str, Any]) -> str:
     lines.append(f"Ranker's overhead  {result['ranker_overhead']:.2f}x, fast {result['ranker_overhead_fast']:.2f}x")
     lines[-1] += f" (paper: {PAPER_OVERHEAD}x)"
     lines.append(f"fast over eager    {result['fast_over_eager']:.2f}x")
-    lines.append(
-        f"feed alone         {result['feed_steps_per_second']:.1f} steps/s of batch 8, 296 px with {LOADER_THREADS} "
-        f"threads on {result['cores']} cores; {result['feed_cpu_ms_per_step']:.0f} ms of one core a step"
-    )
+    for kind, rate in result["feed_steps_per_second"].items():
+        lines.append(
+            f"feed alone, {kind}    {rate:.1f} steps/s of batch 8, 296 px with {LOADER_THREADS} threads on "
+            f"{result['cores']} cores; {result['feed_cpu_ms_per_step'][kind]:.1f} ms of one core a step"
+        )
     return "\n".join(lines)
 
 

@@ -138,7 +138,7 @@ class Compute(Section):
     loader_threads: PositiveInt = 1
     """Threads that decode and crop ahead, in each worker."""
     local_pixels: Literal["auto", "raw", "png"] = "auto"
-    """Images in the copy that a training makes on its node, in TMPDIR: raw pixels, which a step reads at a tenth of the
+    """Images in the copy that a training makes on its node, in TMPDIR: raw pixels, which a step reads at a sixth of the
     cost of PNGs, in about twice the room. auto: raw where they take no more than half of the free disk."""
     channels_last: bool = False
     """Memory layout of networks and batches: faster convolutions on most hardware."""

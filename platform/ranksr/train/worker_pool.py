@@ -1,6 +1,6 @@
 """Training workers on this machine, kept from one training to the next: only the first waits for their start.
 
-For CPUs of one node. Ray Train starts new processes for each training, which on two cores takes 10 s.
+For CPUs of one node. Ray Train starts new processes for each training, which on two cores takes 8 s.
 """
 
 import contextlib
