@@ -26,7 +26,8 @@ S3_ATTEMPTS = 8
 """Attempts per request. Waits that double from 50 ms ride out 40 to 60 s of a server that is away."""
 
 LISTING_ATTEMPTS = 100
-"""Listings of a folder whose subfolders are being deleted; one in 10,000 fails where nothing else is done."""
+"""Listings of a local folder whose subfolders are being deleted; one in 10,000 fails where nothing else is done. S3 has
+no folders that could vanish."""
 
 
 def is_remote(path: str) -> bool:
@@ -146,7 +147,7 @@ def list_files(folder: str) -> list[tuple[str, int]]:
     """
     filesystem, inner = resolve(folder)
     selector = pyarrow.fs.FileSelector(inner, recursive=True, allow_not_found=True)
-    for left in reversed(range(LISTING_ATTEMPTS)):
+    for left in reversed(range(1 if is_remote(folder) else LISTING_ATTEMPTS)):
         try:
             with answering(folder):
                 found = filesystem.get_file_info(selector)

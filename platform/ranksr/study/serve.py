@@ -17,9 +17,8 @@ from ranksr import storage
 from ranksr.config import Section
 from ranksr.errors import UserError
 from ranksr.serving import address, serve_until_interrupted
-from ranksr.study import votes
-from ranksr.study.answers import Answers, Page, Participant
-from ranksr.study.design import DESIGN, PICTURES, Design, load_design, read_items
+from ranksr.study.answers import Answer, Answers, Page, Participant
+from ranksr.study.design import DESIGN, PICTURES, Design, Items, load_design, read_items
 from ranksr.study.playlist import Balance, Shown, draw
 from ranksr.templates import render
 
@@ -272,8 +271,7 @@ def application(server: Server) -> web.Application:
     async def _(request: web.Request) -> web.Response:
         await _require_admin(server, request)
         answers, people = await server.ask(lambda answers: (answers.all(), answers.participants()))
-        table = await asyncio.to_thread(votes.table, answers, server.items, people)  # as `ranksr study results` has it
-        return _text(table.to_csv(index=False), "text/csv")
+        return _text(await asyncio.to_thread(_csv, answers, server.items, people), "text/csv")
 
     app = web.Application(client_max_size=MOST_BODY)
     app.add_routes(routes)
@@ -296,6 +294,13 @@ def _told(server: Server, participant: Participant, pages: list[Page]) -> web.Re
 
 def _text(text: str, kind: str) -> web.Response:
     return web.Response(text=text, content_type=kind, charset="utf-8", headers={"Cache-Control": "no-cache"})
+
+
+def _csv(answers: list[Answer], items: Items, people: list[dict[str, Any]]) -> str:
+    """The table of `ranksr study results`."""
+    from ranksr.study import votes  # only here: with scipy, for which no participant should wait
+
+    return votes.table(answers, items, people).to_csv(index=False)
 
 
 def serve(folder: str, host: str | None, port: int) -> None:
