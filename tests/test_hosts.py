@@ -166,22 +166,34 @@ def undisturbed(cluster: "hosts.Cluster", training: list[str]) -> dict[int, dict
     return found
 
 
+def begin(cluster: "hosts.Cluster", run: str, *overrides: str) -> subprocess.Popen[str]:
+    """A submitted pipeline, once its training has a checkpoint."""
+    job = cluster.submit("full_pipeline", *overrides, "--run", run)
+    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    return job
+
+
+def end(cluster: "hosts.Cluster", job: subprocess.Popen[str], run: str, expected: dict[str, str]) -> str:
+    """What a job says that ends well and leaves these weights."""
+    said = finish(job)
+    assert job.returncode == 0, said
+    assert weights(cluster, run) == expected
+    return said
+
+
 @all_cases
 @pytest.mark.timeout(900)
 def test_a_training_across_hosts_waits_for_the_one_that_was_cut_off_and_ends_with_the_same_weights(
     cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
 ) -> None:
     run = "s3://bucket/across"
-    job = cluster.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
-    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    job = begin(cluster, run, *training, "compute.num_workers=2")
     cluster.network.cut("two")
     time.sleep(60)
     assert job.poll() is None
     cluster.network.join("two")
     restart(cluster, cluster.two)
-    said = finish(job)
-    assert job.returncode == 0, said
-    assert weights(cluster, run) == undisturbed[2]
+    end(cluster, job, run, undisturbed[2])
 
 
 @all_cases
@@ -190,17 +202,13 @@ def test_a_job_whose_head_was_killed_is_submitted_again_and_ends_with_the_same_w
     cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
 ) -> None:
     run = "s3://bucket/beheaded"
-    job = cluster.submit("full_pipeline", *training, "--run", run)
-    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    job = begin(cluster, run, *training)
     cluster.head.kill_everything()
     finish(job)
     cluster.start_head()
     restart(cluster, cluster.one, cluster.two)
     again = cluster.submit("full_pipeline", *training, "--run", run)
-    said = finish(again)
-    assert again.returncode == 0, said
-    assert "srresnet: continues from the checkpoint of step" in said
-    assert weights(cluster, run) == undisturbed[1]
+    assert "srresnet: continues from the checkpoint of step" in end(cluster, again, run, undisturbed[1])
 
 
 @all_cases
@@ -209,14 +217,11 @@ def test_a_store_that_is_cut_off_for_half_a_minute_is_waited_for(
     cluster: "hosts.Cluster", training: list[str], undisturbed: dict[int, dict[str, str]]
 ) -> None:
     run = "s3://bucket/without"
-    job = cluster.submit("full_pipeline", *training, "--run", run)
-    cluster.python(WAIT, f"{run}/srresnet/checkpoints", "step_", "1")
+    job = begin(cluster, run, *training)
     cluster.network.cut("s3")
     time.sleep(30)
     cluster.network.join("s3")
-    said = finish(job)
-    assert job.returncode == 0, said
-    assert weights(cluster, run) == undisturbed[1]
+    end(cluster, job, run, undisturbed[1])
 
 
 @all_cases
@@ -228,12 +233,10 @@ def test_a_full_disk_of_a_worker_is_named_and_changes_no_byte(
     cluster.two.fill("/tmp", leave_bytes=400_000)  # less than the copy, and enough for Ray's logs
     try:
         job = cluster.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
-        said = finish(job)
+        said = end(cluster, job, run, undisturbed[2])
     finally:
         cluster.two.empty("/tmp")
-    assert job.returncode == 0, said
     assert "No space left on device): every worker holds its own in memory; set TMPDIR to a folder with room" in said
-    assert weights(cluster, run) == undisturbed[2]
 
 
 def restart(cluster: "hosts.Cluster", *workers: "hosts.Host") -> None:

@@ -100,7 +100,7 @@ def earlier(context: Context, name: str) -> Stage:
 def _kept_state(context: Context, stage: Stage, method: str) -> dict[str, Any] | None:
     """The state at the last step of `stage` that a longer training of the same method kept; None where it did not."""
 
-    # The last two, and what validates, count only where a training keeps its best weights.
+    # All but `steps`, and what validates (validation, scoring), count only where a training keeps its best weights.
     ends = {f"methods.{method}.train.{key}" for key in ("steps", "checkpoint", "best_metric", "validate_every_steps")}
 
     def made_of(each: Stage) -> dict[str, Any]:
@@ -111,9 +111,7 @@ def _kept_state(context: Context, stage: Stage, method: str) -> dict[str, Any] |
     if longer is None:
         return None
     found, wanted = made_of(longer), made_of(stage)
-    if any(found.get(key) != value for key, value in wanted.items()):
-        return None
-    if any(not key.startswith("scoring.") for key in found.keys() - wanted.keys()):
+    if {key: value for key, value in found.items() if key in wanted or not key.startswith("scoring.")} != wanted:
         return None
     return Checkpoints(longer.path(CHECKPOINTS), 1).load(context.config.methods[method].train.steps)
 

@@ -100,12 +100,12 @@ def connect() -> None:
 
 def _why_not(error: Exception) -> str:
     """The reason and the remedy where a cluster cannot be joined; empty for an error that has another cause."""
-    if isinstance(error, RuntimeError):
+    if "No node info found" in str(error):
         return (
             "this machine is none of it; give the command on one where `ray start` ran, or send it by `ray job submit`"
-            if "No node info found" in str(error)
-            else ""
         )
+    if isinstance(error, RuntimeError):
+        return ""
     return (
         f"check that it runs, and that RAY_AUTH_MODE={os.environ.get('RAY_AUTH_MODE', '(unset)')} is the cluster's: "
         "`disabled`, or `token` with its token in RAY_AUTH_TOKEN or ~/.ray/auth_token"

@@ -78,6 +78,7 @@ class UpscaledPart:
     photos: list[UpscaledPhoto]
     rejected: list[Rejected]
     job: str = ""
+    """As in Part."""
 
 
 class Upscaler:
