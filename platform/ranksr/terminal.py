@@ -56,7 +56,7 @@ def num_cores() -> int:
 class Bar:
     """Progress with rate and time left: a bar on a terminal's standard error, log lines elsewhere."""
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
+    def __init__(self, label: str, total: float, unit: str) -> None:
         self._label, self._unit = label, unit
         columns = BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn()
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
@@ -74,7 +74,7 @@ class Bar:
         if time.monotonic() - self._begun > SECONDS_PER_LINE:
             self._say()
 
-    def add(self, count: int) -> None:
+    def add(self, count: float) -> None:
         (task,) = self._progress.tasks
         rate = (task.completed + count) / max(time.monotonic() - self._begun, 1e-9)
         self._progress.update(self._task, advance=count, rate=f"{rate:.2g}/s")

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from ranksr import images, storage
+from ranksr import images, storage, terminal
 from ranksr.data import local_copy
 from ranksr.data.local_copy import LocalCopy
 
@@ -41,6 +41,36 @@ def test_a_split_has_its_rows_in_the_order_of_image_ids_whatever_the_names_of_th
     copy = LocalCopy("run/srgan", "1", "png")
     assert copy.read(source, "train")["number"].to_pylist() == list(range(0, ROWS, 2))
     assert copy.read(source, "val")["number"].to_pylist() == list(range(1, ROWS, 2))
+
+
+def test_a_file_without_a_row_of_the_split_is_not_read(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "node").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "node"))
+    splits = {"a": ["train"], "b": ["val"], "c": ["train", "val"], "d": []}
+    schema = pa.schema([("image_id", pa.string()), ("split", pa.string())])
+    for name, held in splits.items():
+        rows = [{"image_id": name, "split": split} for split in held]
+        storage.write_table(str(tmp_path / "source" / f"{name}.parquet"), pa.Table.from_pylist(rows, schema))
+    read: list[str] = []
+    whole = storage.read_table
+    monkeypatch.setattr(storage, "read_table", lambda path: (read.append(pathlib.Path(path).stem), whole(path))[1])
+    for split, expected in {"train": ["a", "c"], "val": ["b", "c"], "test": []}.items():
+        read.clear()
+        copy = LocalCopy("run/srgan", split, "png").read(str(tmp_path / "source"), split)
+        assert copy["image_id"].to_pylist() == expected
+        assert set(expected) <= set(read) <= {*expected, "d"}, "d does not say what it has"
+
+
+def test_a_copy_that_takes_long_says_how_far_it_is_and_how_long_it_will_take(
+    source: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(terminal, "SECONDS_PER_LINE", 0.0)
+    with caplog.at_level(logging.INFO, "ranksr"):
+        LocalCopy("run/srgan", "1", "png").read(source, "train")
+    first, *_, last = (record.getMessage() for record in caplog.records)
+    assert first.startswith("source, train: copy to this node: MB 2/4, ")
+    assert first.endswith(" s left")
+    assert last.startswith("source, train: copy to this node: MB 4/4, ")
 
 
 def test_a_worker_maps_the_copy_instead_of_reading_it_into_its_memory(source: str) -> None:

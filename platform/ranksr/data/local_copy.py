@@ -11,13 +11,13 @@ import pathlib
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.ipc
 
-from ranksr import images, storage
+from ranksr import images, storage, terminal
 from ranksr.data.prefetch import prefetch
 from ranksr.downloads import appearing
 
@@ -28,8 +28,8 @@ BATCH_BYTES = 256 * 2**20
 RAW_BYTES_PER_STORED = 3
 """Expected room of raw pixels by the bytes of their PNGs: of five BSDS500 photographs 1.3 to 2.8, of what bicubic makes
 of them 2.5 to 4.5. More ends at worst on a full disk, and in PNGs."""
-READERS = 4
-"""Parquet files of a copy that are read side by side."""
+READERS = 8
+"""Parquet files of a copy that are read, and their PNGs decoded, side by side; fewer on fewer cores."""
 
 
 class LocalCopy:
@@ -116,25 +116,52 @@ def read_parts(
     """The rows of one split, Parquet file by Parquet file, in the order of image_id, each table changed.
 
     A sample is drawn by the number of its row: this must follow from the photographs, not from how they were parted.
+    Files without a row of the split are not read. Says how far it is every few seconds.
     """
     paths = [storage.join(source, name) for name in storage.list_tables(source)]
     if not paths:
         raise FileNotFoundError(f"no Parquet file in {source}")
-    firsts = prefetch(_first_image, paths, threads=32)  # a request each, where the folder is in S3
+    parts = list(prefetch(_part, paths, threads=32))  # a request each, where the folder is in S3
+    wanted = sorted(part for part in parts if part.may_have(split)) or parts[:1]
 
-    def read(path: str) -> pa.Table:
-        table = storage.read_table(path)
+    def read(part: _Part) -> pa.Table:
+        table = storage.read_table(part.path)
         return change(table.filter(pyarrow.compute.equal(table["split"], split)))
 
-    return prefetch(read, [path for _, path in sorted(zip(firsts, paths, strict=True))], READERS)
+    label = f"{pathlib.PurePath(source).name}, {split}: copy to this node"
+    with terminal.Bar(label, sum(part.megabytes for part in wanted), "MB") as bar:
+        readers = max(4, min(READERS, terminal.num_cores()))
+        for part, table in zip(wanted, prefetch(read, wanted, readers), strict=True):
+            yield table
+            bar.add(part.megabytes)
 
 
-def _first_image(path: str) -> str:
-    """The least image_id of a part, which has those between it and that of the next; empty where it has no row."""
+class _Part(NamedTuple):
+    """A Parquet file of parts, in the order of its first image, by its footer."""
+
+    first_image: str
+    """The least image_id: it has those between it and that of the next; empty where it has no row."""
+    path: str
+    megabytes: float
+    splits: tuple[str, str] | None
+    """The first and the last split by name; None where the file does not say."""
+
+    def may_have(self, split: str) -> bool:
+        return self.splits is None or self.splits[0] <= split <= self.splits[1]
+
+
+def _part(path: str) -> _Part:
     footer = storage.read_parquet_footer(path)
-    column = footer.schema.names.index("image_id")
-    groups = [footer.row_group(number).column(column).statistics for number in range(footer.num_row_groups)]
-    return min((statistics.min for statistics in groups if statistics and statistics.has_min_max), default="")
+    groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+
+    def extremes(column: str) -> tuple[str, str] | None:
+        found = [group.column(footer.schema.names.index(column)).statistics for group in groups]
+        known = [each for each in found if each is not None and each.has_min_max]
+        return (min(each.min for each in known), max(each.max for each in known)) if known else None
+
+    ends = extremes("image_id")
+    size = sum(group.column(number).total_compressed_size for group in groups for number in range(group.num_columns))
+    return _Part(ends[0] if ends else "", path, size / 1e6, extremes("split"))
 
 
 def _write(path: pathlib.Path, tables: Iterable[pa.Table]) -> None:
