@@ -198,9 +198,9 @@ def compare(paths: tuple[str, ...], **how: Any) -> int:
 @guarded(builds=False)
 def figure(paths: tuple[str, ...], out: str, validation: bool, **how: Any) -> int:
     """Write one image and an enlarged square of it by each method, as in the paper's Figure 5."""
-    from ranksr.inspect import pictures
+    from ranksr.inspect.album import open_album, write_figure
 
-    pictures.figure(pictures.open_album(paths, validation), out=out, **how)
+    write_figure(open_album(paths, validation), out=out, **how)
     print(f"figure: {out}")
     return 0
 

@@ -9,8 +9,8 @@ from markupsafe import Markup
 
 from ranksr import images, storage
 from ranksr.errors import UserError
-from ranksr.inspect import compare, pictures
-from ranksr.inspect.pictures import Album, Crop
+from ranksr.inspect import compare
+from ranksr.inspect.album import Album, Crop, cut, named, of_sides, of_validations, read_crop
 from ranksr.report import gallery
 from ranksr.report.gallery import Shot
 from ranksr.report.page import image_uri
@@ -41,7 +41,7 @@ def compare_and_show(
         text = compare.text_of(sides, method)
         yield text
     if html is not None:
-        album = pictures.of_sides(sides, paths) if sides else pictures.of_validations(paths, method)
+        album = of_sides(sides, paths) if sides else of_validations(paths, method)
         yield f"page: {write_file(album, image, crop, html, text) if embed else write_page(album, html, text)}"
 
 
@@ -72,7 +72,7 @@ def write_file(album: Album, names: Sequence[str], crops: Sequence[str], out: st
     shots = gallery.shots(album.sources)
     if not shots:
         raise _no_pictures(album)
-    chosen = [pictures.named(shots, name) for name in names] or shots
+    chosen = [named(shots, name) for name in names] or shots
     if crops and len(chosen) == 1:
         chosen *= len(crops)
     if crops and len(crops) != len(chosen):
@@ -102,7 +102,7 @@ def write_file(album: Album, names: Sequence[str], crops: Sequence[str], out: st
 def _entry(shot: Shot, crop: str | None) -> dict[str, Any]:
     """What viewer.js reads of one square."""
     whole = images.decode(storage.read_bytes(shot.reference))
-    square = pictures.read_crop(crop, whole)
+    square = read_crop(crop, whole)
     place = f"{square.y},{square.x},{square.size}"
     return {
         "id": f"{shot.name} {place}",
@@ -111,9 +111,7 @@ def _entry(shot: Shot, crop: str | None) -> dict[str, Any]:
         "width": square.size,
         "centre": [square.size // 2, square.size // 2],
         "thumbnail": image_uri(gallery.thumbnail(_png(whole, square)), "jpeg"),
-        "files": {
-            label: image_uri(images.encode_png(pictures.cut(path, whole, square))) for label, path in shot.files.items()
-        },
+        "files": {label: image_uri(images.encode_png(cut(path, whole, square))) for label, path in shot.files.items()},
         "scores": gallery.scores_of(shot),
         "of": {"image": shot.name, "y": square.y, "x": square.x},
     }

@@ -15,7 +15,8 @@ from aiohttp import web
 
 from ranksr import storage
 from ranksr.errors import StorageError, UserError
-from ranksr.inspect import compare, pictures, validation
+from ranksr.inspect import compare, validation
+from ranksr.inspect.album import Album, open_album
 from ranksr.report import duration, figures, gallery, read_ranker, remarks
 from ranksr.report.page import stage_values
 from ranksr.runs import METRICS, RUN_FILE, Run, Stage
@@ -99,7 +100,7 @@ class Site:
         Remembers which pictures it names."""
         evaluated = [root for root in self.roots if _is_evaluated(root)]
         paths = _paths(self._kept()) if name == VALIDATION else evaluated
-        album = pictures.open_album(paths, name == VALIDATION) if paths else pictures.Album([], [], ())
+        album = open_album(paths, name == VALIDATION) if paths else Album([], [], ())
         shown: dict[str, str] = {}
 
         def address(place: str, path: str) -> str:

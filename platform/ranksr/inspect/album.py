@@ -1,4 +1,4 @@
-"""Pictures of runs and trials: what there is to show, and `ranksr figure`."""
+"""The pictures of some runs and trials, and `ranksr figure`, one of them as in the paper's Figure 5."""
 
 import dataclasses
 import difflib
@@ -35,7 +35,7 @@ class Crop:
 
 @dataclasses.dataclass(frozen=True)
 class Album:
-    """What can be shown of some runs and trials."""
+    """The pictures that some runs and trials have."""
 
     paths: Sequence[str]
     """The runs and trials."""
@@ -71,7 +71,7 @@ def of_validations(paths: Sequence[str], method: str | None) -> Album:
     return Album(paths, read_sources(paths, method), (), of_validation=True)
 
 
-def figure(album: Album, image: str, crop: str | None, methods: str | None, out: str) -> None:
+def write_figure(album: Album, image: str, crop: str | None, methods: str | None, out: str) -> None:
     """Write one image with a framed square, and that square by each method: the form of the paper's Figure 5.
 
     `image`: its name or TEST_SET/NAME; `crop`: `y,x,size` in pixels of the HR image (None: the square of most detail);
