@@ -10,6 +10,7 @@ from ranksr.config import Config, config_of, with_overrides
 from ranksr.runs import Run, Stage
 
 MODELS = {"scoring.niqe_model": "n1", "scoring.ma_model": "m1"}
+REFRESH = "{every_steps: 5, patches: 2, ranker_steps: 1, pool: 9}"
 KEY = "methods.ranksrgan"
 
 
@@ -100,12 +101,17 @@ def test_keys_that_came_later_change_no_fingerprint_of_what_was_made_before_them
     for key, changes in (
         ("ranker", ["ranker.crop_px=96"]),
         ("methods.ranksrgan", ["rank_content_loss.shift_px=3"]),
-        ("methods.ranksrgan", ["rank_content_loss.refresh={every_steps: 5, patches: 2, ranker_steps: 1, pool: 9}"]),
+        ("methods.ranksrgan", [f"rank_content_loss.refresh={REFRESH}"]),
     ):
         before = identity.training(demo, key, {}, {}).settings
         assert not before.keys() & identity.LATER.keys()
         after = identity.training(with_overrides(demo, changes), key, {}, {}).settings
         assert before.items() < after.items()
+    refreshed = with_overrides(demo, [f"rank_content_loss.refresh={REFRESH}"])
+    before = identity.training(refreshed, "methods.ranksrgan", {}, {}).settings
+    for change in ("perturbed=3", "standardise=true"):
+        changed = with_overrides(refreshed, [f"rank_content_loss.refresh.{change}"])
+        assert before.items() < identity.training(changed, "methods.ranksrgan", {}, {}).settings.items()
 
 
 @pytest.mark.parametrize("method", ["srgan", "ranksrgan"])

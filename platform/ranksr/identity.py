@@ -17,7 +17,13 @@ SCORING_MODELS = {"niqe": "scoring.niqe_model", "ma": "scoring.ma_model"}
 """Metric to the key of the model by which it is computed."""
 
 
-LATER = {"ranker.crop_px": None, "rank_content_loss.shift_px": 0, "rank_content_loss.refresh": None}
+LATER = {
+    "ranker.crop_px": None,
+    "rank_content_loss.shift_px": 0,
+    "rank_content_loss.refresh": None,
+    "rank_content_loss.refresh.perturbed": 0,
+    "rank_content_loss.refresh.standardise": False,
+}
 """Keys that came after runs were made, and the value that means what there was before: with it they are no settings, so
 that those runs are not refused."""
 

@@ -24,6 +24,7 @@ from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World
 
 REFRESH = Refresh(every_steps=2, patches=3, ranker_steps=2, pool=7)
+PERTURBED = Refresh(every_steps=2, patches=3, ranker_steps=2, pool=20, perturbed=3, standardise=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,9 +66,10 @@ def networks(demo: Config, config: RankerConfig) -> tuple[torch.nn.Module, torch
 
 
 def refresher(
-    config: RankerConfig, ranker: torch.nn.Module, labels: Labels, world: World = World(), judge: Judge = JUDGE  # noqa: B008
+    config: RankerConfig, ranker: torch.nn.Module, labels: Labels, world: World = World(), judge: Judge = JUDGE,  # noqa: B008
+    refresh: Refresh = REFRESH,
 ) -> Refresher:  # fmt: skip
-    return Refresher(config, REFRESH, ranker, labels, judge, world, seed=0)
+    return Refresher(config, refresh, ranker, labels, judge, world, seed=0)
 
 
 def tensors(network: torch.nn.Module) -> list[torch.Tensor]:
@@ -120,8 +122,9 @@ def test_the_pool_keeps_the_newest_images_and_those_without_a_score_stay_out(
     assert same(tensors(ranker), tensors(black.ranker))
 
 
+@pytest.mark.parametrize("refresh", [REFRESH, PERTURBED])
 def test_a_ranker_that_keeps_up_is_bit_equal_after_a_restart_at_any_step(
-    demo: Config, ranker_config: RankerConfig, labels: Labels, tmp_path: Any
+    demo: Config, ranker_config: RankerConfig, labels: Labels, tmp_path: Any, refresh: Refresh
 ) -> None:
     def moved(generator: torch.nn.Module, step: int) -> torch.nn.Module:
         with torch.no_grad():
@@ -130,7 +133,7 @@ def test_a_ranker_that_keeps_up_is_bit_equal_after_a_restart_at_any_step(
         return generator
 
     generator, ranker = networks(demo, ranker_config)
-    whole = refresher(ranker_config, ranker, labels)
+    whole = refresher(ranker_config, ranker, labels, refresh=refresh)
     states = []
     for step in range(9):
         checkpoints.write(str(tmp_path / f"{step}.pt"), {"state": whole.state(), "generator": generator.state_dict()})
@@ -138,7 +141,8 @@ def test_a_ranker_that_keeps_up_is_bit_equal_after_a_restart_at_any_step(
         whole(moved(generator, step), step)
     for start in states:
         other, fresh = networks(demo, ranker_config)
-        resumed = refresher(ranker_config, fresh, labels, judge=dataclasses.replace(JUDGE, seconds=0.01))
+        slow = dataclasses.replace(JUDGE, seconds=0.01)
+        resumed = refresher(ranker_config, fresh, labels, judge=slow, refresh=refresh)
         kept = checkpoints.read(str(tmp_path / f"{start}.pt"))
         other.load_state_dict(kept["generator"])
         resumed.restore(kept["state"])
@@ -148,13 +152,14 @@ def test_a_ranker_that_keeps_up_is_bit_equal_after_a_restart_at_any_step(
         assert [made.value for made in whole._pool] == [made.value for made in resumed._pool]
 
 
+@pytest.mark.parametrize("refresh", [REFRESH, PERTURBED])
 def test_two_workers_make_the_images_of_one_and_learn_the_same(
-    demo: Config, ranker_config: RankerConfig, labels: Labels, monkeypatch: pytest.MonkeyPatch
+    demo: Config, ranker_config: RankerConfig, labels: Labels, monkeypatch: pytest.MonkeyPatch, refresh: Refresh
 ) -> None:
     """Two threads stand for the workers, a barrier for their exchange; `share` has nothing to correct."""
     generator, ranker = networks(demo, ranker_config)
-    one = refresher(ranker_config, ranker, labels)
-    two = [refresher(ranker_config, ranker, labels, World(rank, 2)) for rank in range(2)]
+    one = refresher(ranker_config, ranker, labels, refresh=refresh)
+    two = [refresher(ranker_config, ranker, labels, World(rank, 2), refresh=refresh) for rank in range(2)]
     met, given = threading.Barrier(2), dict[int, list[Any]]()
 
     def gather(self: World, rows: list[Any]) -> list[Any]:
@@ -184,7 +189,7 @@ def test_two_workers_make_the_images_of_one_and_learn_the_same(
         assert all(np.array_equal(mine.image, its.image) for mine, its in zip(worker._pool, one._pool, strict=True))
         assert same(tensors(one.ranker), tensors(worker.ranker))
         assert not worker.state()["begun"][0]["image"].is_floating_point()
-        assert len(worker.state()["begun"]) == REFRESH.patches
+        assert len(worker.state()["begun"]) == refresh.patches * (1 + refresh.perturbed)
 
 
 class Corner(torch.nn.Module):
@@ -288,3 +293,47 @@ def test_after_a_refresh_the_scores_are_around_0_where_the_sigmoid_has_a_gradien
         kept_up(generator, step)
     patches = [images.to_tensor(labels.patch(at, method)) for at in range(8) for method in range(3)]
     assert abs(float(kept_up.ranker.eval()(torch.stack(patches)).mean())) < 2
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e2])
+def test_scores_that_are_standardised_have_a_deviation_of_1_whatever_it_was(
+    demo: Config, ranker_config: RankerConfig, labels: Labels, scale: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator, ranker = networks(demo, ranker_config)
+    ranker.scale_scores(torch.tensor(scale))
+    kept_up = refresher(ranker_config, ranker, labels, refresh=PERTURBED)
+    seen: list[Any] = []
+    level = Refresher._level
+    monkeypatch.setattr(
+        Refresher, "_level", lambda self, ranker, pairs: (seen.append(pairs), level(self, ranker, pairs))
+    )
+    for step in (0, 2):
+        kept_up(generator, step)
+    pictures = [each for pair in seen[-1] for each in (pair.first, pair.second)]
+    scores = kept_up.ranker.eval()(torch.stack([images.to_tensor(np.ascontiguousarray(each)) for each in pictures]))
+    assert float(scores.mean()) == pytest.approx(0, abs=1e-4)
+    assert float(scores.std()) == pytest.approx(1, rel=1e-3)
+
+
+def test_perturbed_copies_enter_the_pool_beside_their_image_and_are_paired_with_it(
+    demo: Config, ranker_config: RankerConfig, labels: Labels
+) -> None:
+    generator, ranker = networks(demo, ranker_config)
+    kept_up = refresher(ranker_config, ranker, labels, refresh=PERTURBED)
+    for step in (0, 2):
+        kept_up(generator, step)
+    assert len(kept_up._pool) == 3 * 4
+    own = kept_up._pool[::4]
+    assert float(kept_up.seen["refresh_metric"]) == pytest.approx(np.mean([made.value for made in own]))
+    for turn, image in enumerate(own):
+        copies = kept_up._pool[4 * turn + 1 : 4 * turn + 4]
+        assert all(copy.location == image.location and copy.image.shape == image.image.shape for copy in copies)
+        assert not any(np.array_equal(copy.image, image.image) for copy in copies)
+    stored = set(labels.values[own[0].location].tolist())
+    rng = np.random.default_rng(0)
+    met = [kept_up._pair(own[0], rng) for _ in range(60)]
+    others = {pair.metric_second for pair in met if pair}
+    assert all(pair and pair.metric_first == own[0].value for pair in met)
+    assert others & stored
+    assert others - stored <= {made.value for made in kept_up._pool if made.location == own[0].location}
+    assert others - stored

@@ -83,7 +83,14 @@ class Refresh(Section):
     """Optimiser steps of the Ranker each time, at the first rate of its training; half of each batch are pairs of the
     pool and the rank dataset, half are pairs of the rank dataset."""
     pool: PositiveInt
-    """Number of the generator's scored images that are kept, the newest."""
+    """Number of the generator's scored images that are kept, the newest, perturbed ones included."""
+    perturbed: Annotated[int, pydantic.Field(ge=0)] = 0
+    """Copies of each of these images, a little nearer to the photograph, with grain, sharper or softer in turn, which
+    are scored and kept beside it: from pairs of them the Ranker learns which change of what the generator makes now
+    its metric likes. 0: none."""
+    standardise: bool = False
+    """Bring the scores to a mean of 0 and a deviation of 1 after each refresh, where the sigmoid of the loss has a
+    gradient for every image; false: to a mean of 0 alone."""
 
 
 class RankContentLoss(Section):

@@ -59,9 +59,19 @@ class Ranker(nn.Module):
     @torch.no_grad()
     def shift_scores(self, by: torch.Tensor) -> None:
         """Add a number to every score."""
+        self._last.bias.add_(by)
+
+    @torch.no_grad()
+    def scale_scores(self, by: torch.Tensor) -> None:
+        """Multiply every score by a number."""
+        self._last.weight.mul_(by)
+        self._last.bias.mul_(by)
+
+    @property
+    def _last(self) -> nn.Linear:
         last = self.head[-1]
         assert isinstance(last, nn.Linear)
-        last.bias.add_(by)
+        return last
 
 
 def strided_stack(features: int) -> nn.Sequential:

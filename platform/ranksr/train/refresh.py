@@ -17,15 +17,20 @@ from ranksr import images
 from ranksr.config import RankerConfig, Refresh
 from ranksr.data.feed import Pair, PairFeed, crop_alike, pair_batch
 from ranksr.data.labels import Labels, label_values
+from ranksr.data.perturbations import perturb
 from ranksr.metrics import made_of
 from ranksr.metrics.engine import Judge
 from ranksr.models.critics import Ranker
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.world import World
 
+LEAST_DEVIATION = 1e-3
+"""Of scores that are brought to a deviation of 1: a Ranker that gives all images one score keeps it."""
+
 
 class Made(NamedTuple):
-    """The generator's image of a location of the rank dataset, uint8 HWC RGB, and its label metric, lower is better."""
+    """The generator's image of a location of the rank dataset, perturbed or not, uint8 HWC RGB, and its label metric,
+    lower is better."""
 
     location: int
     image: np.ndarray
@@ -76,17 +81,23 @@ class Refresher:
     def _begin(self, generator: nn.Module, step: int) -> None:
         rng = np.random.default_rng([self._seed, 4, step])
         drawn = rng.choice(self._useful, self.refresh.patches, replace=len(self._useful) < self.refresh.patches)
-        own = [(turn, self._upscale(generator, int(drawn[turn]))) for turn in self._share(len(drawn))]
+        own = [(turn, self._make(generator, int(drawn[turn]), step, turn)) for turn in self._share(len(drawn))]
         made = dict(self._world.gather(own))  # all of them on every worker: a checkpoint is the first worker's state
-        self._begun = [(int(location), made[turn]) for turn, location in enumerate(drawn)]
+        self._begun = [(int(location), image) for turn, location in enumerate(drawn) for image in made[turn]]
         self._score()
 
     def _share(self, count: int) -> range:
         """This worker's share of `count` images."""
         return range(self._world.worker_rank, count, self._world.num_workers)
 
-    def _upscale(self, generator: nn.Module, location: int) -> np.ndarray:
-        lr = images.downscale(images.crop_to_multiple(self.labels.hr(location)))
+    def _make(self, generator: nn.Module, location: int, step: int, turn: int) -> list[np.ndarray]:
+        """The generator's image of a location, and its perturbed copies."""
+        hr = images.crop_to_multiple(self.labels.hr(location))
+        image = self._upscale(generator, images.downscale(hr))
+        rng = np.random.default_rng([self._seed, 7, step, turn])
+        return [image, *perturb(image, hr, self.refresh.perturbed, rng)]
+
+    def _upscale(self, generator: nn.Module, lr: np.ndarray) -> np.ndarray:
         return images.to_image(generator.forward(images.to_tensor(lr)[None].to(self._world.device))[0])
 
     def _score(self) -> None:
@@ -106,8 +117,9 @@ class Refresher:
         ]
         self._pool = [*self._pool, *made][-self.refresh.pool :]
         self._scores = None
-        if made:
-            self.seen["refresh_metric"] = torch.tensor(np.mean([each.value for each in made]))
+        unchanged = [values[turn] for turn in range(0, len(self._begun), 1 + self.refresh.perturbed)]
+        if not np.isnan(unchanged).all():
+            self.seen["refresh_metric"] = torch.tensor(np.nanmean(unchanged))
 
     def _learn(self, step: int) -> None:
         """Steps of the Ranker; half of each batch are pairs with images of the pool, as far as they differ enough."""
@@ -123,27 +135,39 @@ class Refresher:
             terms = self.learner.update(pair_batch(pairs), 0)  # at its first learning rate: the target moves
             if turn == 0:
                 self.seen["refresh_pair_error"] = terms["pair_error"]
-        self._recentre(ranker.requires_grad_(False).eval(), pairs)
+        self._level(ranker.requires_grad_(False).eval(), pairs)
         self._world.share(ranker)
 
     @torch.no_grad()
-    def _recentre(self, ranker: nn.Module, pairs: Sequence[Pair]) -> None:
-        """Put the mean score of these images at 0: pairs leave the level open, and far from 0 the sigmoid of the
-        rank-content loss has no gradient."""
+    def _level(self, ranker: nn.Module, pairs: Sequence[Pair]) -> None:
+        """Put the mean score of these images at 0, and their deviation at 1 if so asked: pairs leave the level open,
+        and far from 0 the sigmoid of the rank-content loss has no gradient."""
         assert isinstance(ranker, Ranker)
         batch = self._world.move(pair_batch(pairs))
-        ranker.shift_scores(-ranker.forward(torch.cat([batch["first"], batch["second"]])).mean())
+        scores = ranker.forward(torch.cat([batch["first"], batch["second"]]))
+        ranker.shift_scores(-scores.mean())
+        if self.refresh.standardise:
+            ranker.scale_scores(1 / scores.std().clamp(min=LEAST_DEVIATION))
 
     def _pair(self, made: Made, rng: np.random.Generator) -> Pair | None:
-        """The generator's image and a stored one of its location; None where all are as good as it."""
+        """An image of the pool and another of its location, stored or, where copies are perturbed, of the pool too;
+        None where all are as good as it."""
         values = self.labels.values[made.location]
-        others = np.flatnonzero(abs(values - made.value) > self.config.min_gap)  # False for NaN
-        if not len(others):
+        stored = np.flatnonzero(abs(values - made.value) > self.config.min_gap)  # False for NaN
+        near = [each for each in self._pool if self._differ(made, each)] if self.refresh.perturbed else []
+        if not len(stored) + len(near):
             return None
-        other = int(rng.choice(others))
-        patches = [made.image, images.crop_to_multiple(self.labels.patch(made.location, other))]
+        drawn = int(rng.integers(len(stored) + len(near)))
+        if drawn < len(stored):
+            other, value = self.labels.patch(made.location, int(stored[drawn])), float(values[stored[drawn]])
+        else:
+            _, other, value = near[drawn - len(stored)]
+        patches = [made.image, images.crop_to_multiple(other)]
         first, second = patches if self.config.crop_px is None else crop_alike(patches, self.config.crop_px, rng)
-        return Pair(first, second, made.value, float(values[other]))
+        return Pair(first, second, made.value, value)
+
+    def _differ(self, one: Made, other: Made) -> bool:
+        return one.location == other.location and abs(one.value - other.value) > self.config.min_gap
 
     def state(self) -> dict[str, Any]:
         """The Ranker, the pool, and the images that are being scored."""
