@@ -12,7 +12,8 @@ from ranksr.images import resize_bicubic
 from ranksr.metrics.kernels import nearest_ascending, shape_buckets, shape_index, shape_table
 from ranksr.metrics.ma.dct import dct_features
 from ranksr.metrics.ma.features import _half, _singular_values, ma_features
-from ranksr.metrics.ma.gsm import _moments_of_neighbourhoods, gsm_features
+from ranksr.metrics.ma.gsm import gsm_features
+from ranksr.metrics.ma.moments import moments_of_neighbourhoods
 from ranksr.metrics.ma.pyramid import build_pyramid, coarse_shape, double, double_taps, enlarge, make_masks
 
 
@@ -109,7 +110,7 @@ def test_enlarging_is_doubling_where_the_size_doubles_and_close_to_it_where_it_a
 def test_neighbourhood_moments_are_those_of_the_definition(num_parents):
     rng = np.random.default_rng(0)
     bands, parents = rng.normal(size=(6, 21, 19)), rng.normal(size=(num_parents, 21, 19))
-    means, moments = _moments_of_neighbourhoods(bands, parents)
+    means, moments = moments_of_neighbourhoods(bands, parents)
     for band in range(6):
         columns = [bands[band, y : y + 19, x : x + 17] for y in range(3) for x in range(3)]
         columns.append(parents[band, 1:-1, 1:-1] if band < num_parents else np.zeros((19, 17)))
