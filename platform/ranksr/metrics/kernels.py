@@ -37,20 +37,27 @@ def _nothing() -> None:
     pass
 
 
-KEEP_FLOATS = 2**23
+KEEP_FLOATS, LINE_FLOATS = 2**23, 8
 _thread = threading.local()
 
 
 def scratch(num_floats: int) -> np.ndarray:
     """Uninitialised float64 working memory of this thread, valid until its next call.
 
-    Fresh memory is paid for in page faults, which cost more than NIQE itself. Up to 64 MiB a thread are kept.
+    Fresh memory is paid for in page faults, which cost more than NIQE itself. Up to 64 MiB a thread are kept. It begins
+    with a line of the cache: vectors that lie across two of them take twice as long to read.
     """
     if num_floats > KEEP_FLOATS:
-        return np.empty(num_floats)
+        return _aligned(num_floats)
     if getattr(_thread, "buffer", None) is None or _thread.buffer.size < num_floats:
-        _thread.buffer = np.empty(num_floats)
+        _thread.buffer = _aligned(num_floats)
     return _thread.buffer[:num_floats]
+
+
+def _aligned(num_floats: int) -> np.ndarray:
+    whole = np.empty(num_floats + LINE_FLOATS)
+    start = -(whole.ctypes.data // whole.itemsize) % LINE_FLOATS
+    return whole[start : start + num_floats]
 
 
 @kernel

@@ -12,7 +12,9 @@ from ranksr.images import resize_bicubic
 from ranksr.metrics.kernels import nearest_ascending, shape_buckets, shape_index, shape_table
 from ranksr.metrics.ma.dct import dct_features
 from ranksr.metrics.ma.features import _half, _singular_values, ma_features
-from ranksr.metrics.ma.gsm import _moments_of_neighbourhoods, gsm_features
+from ranksr.metrics.ma.gsm import _normalise, gsm_features
+from ranksr.metrics.ma.likeness import WORK_FLOATS, across_orientations, across_scales
+from ranksr.metrics.ma.moments import moments_of_neighbourhoods
 from ranksr.metrics.ma.pyramid import build_pyramid, coarse_shape, double, double_taps, enlarge, make_masks
 
 
@@ -58,7 +60,7 @@ def _naive_dct_features(plane: np.ndarray) -> list[float]:
     ]
 
 
-@pytest.mark.parametrize(("height", "width"), [(45, 48), (46, 50), (47, 49)])
+@pytest.mark.parametrize(("height", "width"), [(45, 48), (46, 50), (47, 49), (45, 199)])
 def test_dct_features_are_those_of_the_definition_for_any_remainder_of_the_size(height, width):
     plane = skimage.data.camera()[200 : 200 + height, 200 : 200 + width] / 255
     np.testing.assert_allclose(dct_features(plane), _naive_dct_features(plane), rtol=1e-9)
@@ -109,7 +111,7 @@ def test_enlarging_is_doubling_where_the_size_doubles_and_close_to_it_where_it_a
 def test_neighbourhood_moments_are_those_of_the_definition(num_parents):
     rng = np.random.default_rng(0)
     bands, parents = rng.normal(size=(6, 21, 19)), rng.normal(size=(num_parents, 21, 19))
-    means, moments = _moments_of_neighbourhoods(bands, parents)
+    means, moments = moments_of_neighbourhoods(bands, parents)
     for band in range(6):
         columns = [bands[band, y : y + 19, x : x + 17] for y in range(3) for x in range(3)]
         columns.append(parents[band, 1:-1, 1:-1] if band < num_parents else np.zeros((19, 17)))
@@ -117,6 +119,46 @@ def test_neighbourhood_moments_are_those_of_the_definition(num_parents):
         matrix = np.stack([column.ravel() for column in columns])
         np.testing.assert_allclose(moments[band], matrix @ matrix.T / matrix.shape[1], atol=1e-12)
         assert means[band] == pytest.approx(bands[band, 1:-1, 1:-1].mean(), abs=1e-13)
+
+
+@pytest.mark.parametrize("num_parents", [0, 5])
+def test_a_coefficient_is_divided_by_the_length_of_its_whitened_neighbourhood(num_parents):
+    rng, guard, (height, width) = np.random.default_rng(0), 2, (21, 270)  # wider than what is divided at once
+    bands, parents = rng.normal(size=(6, height, width)), rng.normal(size=(num_parents, height, width))
+    bands[1:] += 0.7 * bands[:-1]
+    normal, _ = _normalise(bands, parents, guard, np.empty(bands.size), np.empty(height * width))
+    inside = np.s_[guard : height - 2 - guard, guard : width - 2 - guard]
+    for band in range(6):
+        columns = [bands[band, y : y + height - 2, x : x + width - 2] for y in range(3) for x in range(3)]
+        columns += [parents[band, 1:-1, 1:-1]] if band < num_parents else []
+        size = len(columns)
+        columns += [bands[other, 1:-1, 1:-1] for other in range(6) if other != band]
+        matrix = np.stack([column.ravel() for column in columns])
+        covariance = matrix @ matrix.T / matrix.shape[1]
+        power = (matrix * np.linalg.solve(covariance, matrix)).sum(axis=0).reshape(columns[4].shape) / size
+        expected = (columns[4] - columns[4].mean()) / np.sqrt(power)
+        np.testing.assert_allclose(normal[band], expected[inside] - expected[inside].mean(), atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(27, 309), (42, 40), (26, 26)])
+def test_likeness_is_the_contrast_structure_term_of_ssim(shape):
+    bands = np.random.default_rng(0).normal(size=(4, *shape)) * 9
+    bands[1:] += bands[:-1]
+    window = cv2.getGaussianKernel(11, 1.5)
+
+    def mean(plane):
+        return cv2.sepFilter2D(plane, -1, window, window)[5:-5, 5:-5]
+
+    def likeness(a, b):
+        covariance = mean(a * b) - mean(a) * mean(b)
+        variances = mean(a * a) - mean(a) ** 2 + mean(b * b) - mean(b) ** 2
+        return ((2 * covariance + 7.65**2) / (variances + 7.65**2)).mean()
+
+    work = np.full(WORK_FLOATS, np.nan)
+    expected = [likeness(bands[0], band) for band in bands[1:]]
+    np.testing.assert_allclose(across_scales(bands, work), expected, rtol=1e-12)
+    expected = [likeness(a, b) for a, b in itertools.combinations(bands, 2)]
+    np.testing.assert_allclose(across_orientations(bands, work), expected, rtol=1e-12)
 
 
 def test_singular_values_survive_an_ill_conditioned_image():

@@ -4,6 +4,7 @@ Equal to the authors' MATLAB code to rounding. pyiqa differs from it in block pa
 orientation's parent and more; where they differ, MATLAB is right.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -58,14 +59,22 @@ def spatial_features(gray: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _half(plane: np.ndarray) -> np.ndarray:
     """3x3 Gaussian of sigma 0.5 with zeros outside, then every second pixel, beginning with the second."""
-    side = np.exp(-1 / (2 * 0.5**2))
-    centre, side = 1 / (1 + 2 * side), side / (1 + 2 * side)
-    rows, columns = plane.shape[0] // 2, plane.shape[1] // 2
-    padded = np.pad(plane, ((0, 1), (0, 1)))
-    lines = centre * padded[1 : 2 * rows : 2] + side * (padded[: 2 * rows : 2] + padded[2 : 2 * rows + 1 : 2])
-    return centre * lines[:, 1 : 2 * columns : 2] + side * (
-        lines[:, : 2 * columns : 2] + lines[:, 2 : 2 * columns + 1 : 2]
-    )
+    side = math.exp(-1 / (2 * 0.5**2))
+    return _filter_half(plane, 1 / (1 + 2 * side), side / (1 + 2 * side))
+
+
+@kernel
+def _filter_half(plane, centre, side):
+    height, width = plane.shape
+    out, line, zeros = np.empty((height // 2, width // 2)), np.zeros(width + 1), np.zeros(width)
+    for row in range(out.shape[0]):
+        above, middle = plane[2 * row], plane[2 * row + 1]
+        below, target = plane[2 * row + 2] if 2 * row + 2 < height else zeros, out[row]
+        for x in range(width):
+            line[x] = centre * middle[x] + side * (above[x] + below[x])
+        for x in range(target.size):
+            target[x] = centre * line[2 * x + 1] + side * (line[2 * x] + line[2 * x + 2])
+    return out
 
 
 def _singular_values(plane: np.ndarray) -> np.ndarray:

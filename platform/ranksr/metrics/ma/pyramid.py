@@ -8,6 +8,7 @@ import functools
 import math
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from ranksr.metrics.kernels import kernel
@@ -36,31 +37,53 @@ def build_pyramid(gray: np.ndarray, high: np.ndarray, fine: np.ndarray, coarse: 
     `work` is complex128 of at least 2 * H * (W // 2 + 1).
     """
     height, width = gray.shape
-    masks = _cached_masks(height, width) if gray.size <= CACHED_PIXELS else make_masks(height, width)
-    spectrum = np.fft.rfft2(gray)
+    masks = _cached_masks(height, width) if gray.size <= CACHED_PIXELS else _turned_masks(height, width)
+    spectrum = np.ascontiguousarray(np.fft.rfft2(gray).T)
     _inverse(spectrum, masks.high, high, work)
     # Bands are odd in space: the transfer functions are (-i)^5 times real, odd ones.
     spectrum *= -1j
     for mask, band in zip(masks.fine, fine, strict=True):
         _inverse(spectrum, mask, band, work)
     rows, columns = coarse_shape(height, width)
-    low = np.concatenate([spectrum[: rows - rows // 2], spectrum[height - rows // 2 :]])[:, : columns // 2 + 1]
+    low = np.concatenate([spectrum[:, : rows - rows // 2], spectrum[:, height - rows // 2 :]], axis=1)
+    low = low[: columns // 2 + 1]
     for mask, band in zip(masks.coarse, coarse, strict=True):
         _inverse(low, mask, band, work)
 
 
 def _inverse(spectrum: np.ndarray, mask: np.ndarray, out: np.ndarray, work: np.ndarray) -> None:
-    """Write the inverse real transform of `spectrum * mask` into `out` without asking for fresh memory."""
+    """Write the inverse real transform of `spectrum * mask` into `out` without asking for fresh memory.
+
+    Both have a row for each column of the half plane, so that OpenCV, which is twice as fast as numpy, can transform
+    rows only. It takes the square of the time for sizes with large primes: there numpy does it.
+    """
+    columns, height = spectrum.shape
+    width = out.shape[1]
     first, second = work[: spectrum.size], work[spectrum.size : 2 * spectrum.size]
-    first, second = first.reshape(spectrum.shape), second.reshape(spectrum.shape)
-    np.multiply(spectrum, mask, out=first)
-    np.fft.ifft(first, axis=0, out=second)
-    np.fft.irfft(second, n=out.shape[1], axis=1, out=out)
+    np.multiply(spectrum, mask, out=first.reshape(columns, height))
+    if all(cv2.getOptimalDFTSize(side) == side for side in (height, width)):
+        pairs, done = (part.view(np.float64).reshape(columns, height, 2) for part in (first, second))
+        cv2.dft(pairs, done, cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_ROWS)
+        np.copyto(first.reshape(height, columns), second.reshape(columns, height).T)
+        # A row of OpenCV's is that of numpy without the imaginary parts of the constant and of Nyquist.
+        packed = first.view(np.float64).reshape(height, 2 * columns)
+        packed[:, 1] = packed[:, 0]
+        flags = cv2.DFT_INVERSE | cv2.DFT_SCALE | cv2.DFT_ROWS | cv2.DFT_REAL_OUTPUT
+        cv2.dft(packed[:, 1 : width + 1], out, flags)
+    else:
+        np.fft.ifft(first.reshape(columns, height), axis=1, out=second.reshape(columns, height))
+        np.copyto(first.reshape(height, columns), second.reshape(columns, height).T)
+        np.fft.irfft(first.reshape(height, columns), n=width, axis=1, out=out)
 
 
 @functools.lru_cache(maxsize=4)
 def _cached_masks(height: int, width: int) -> Masks:
-    return make_masks(height, width)
+    return _turned_masks(height, width)
+
+
+def _turned_masks(height: int, width: int) -> Masks:
+    """Columns first."""
+    return Masks(*(np.ascontiguousarray(np.swapaxes(mask, -1, -2)) for mask in make_masks(height, width)))
 
 
 def make_masks(height: int, width: int) -> Masks:
