@@ -4,25 +4,27 @@
 
 Without --hr: 80 crops of photographs in scikit-image's wheel, and three folders of images made of them. Both run on
 all of two cores, in turns; `efficiency` is the bare loop's time by the job's, whole, but for the start of Ray itself,
-the median of the rounds. The costs are those of one core, for a photograph of 2040x1356 px and the paper's grid
-(296 px, stride 200).
+the median of the rounds; `cpu efficiency` is the same of CPU seconds, for machines that others use too. The costs are
+those of one core, for a photograph of 2040x1356 px and the paper's grid (296 px, stride 200).
 """
 
 import argparse
+import contextlib
 import dataclasses
-import functools
 import json
 import multiprocessing
 import pathlib
 import pickle
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import ray
 from scoring import machine, model_of_published_size
 
@@ -115,46 +117,82 @@ def efficiency(folder: pathlib.Path, hr: str, external: dict[str, str], judge: J
         name: sources.match_images(name, path, photos, most_missing=len(photos)) for name, path in external.items()
     }
     job = Job(photos, {**dict.fromkeys(given, "given"), "hr": "hr"}, given, judge)
-    ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    ray.get(ray.remote(lambda: None).remote())
-    took: dict[str, list[float]] = {"ray": [], "bare": []}
+    took: dict[str, list[Took]] = {"ray": [], "bare": []}
     for number in range(rounds):
         both = [("ray", by_ray), ("bare", by_bare_loop)]
         for name, run in reversed(both) if number % 2 else both:
             shutil.rmtree(folder / name, ignore_errors=True)
-            took[name].append(timed(functools.partial(run, job, str(folder / name))))
+            took[name].append(run(job, str(folder / name)))
         made, wanted = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in took)
         assert made == wanted
-    ray.shutdown()
     patches = storage.read_table(str(folder / "bare"), ["image_id"]).num_rows * len(job.methods)
-    ratios = [bare / ours for ours, bare in zip(*took.values(), strict=True)]
+    ratios = [bare.seconds / ours.seconds for ours, bare in zip(*took.values(), strict=True)]
     return {
         "images": len(photos),
         "patches": patches,
-        "ray_patches_per_second": patches / np.median(took["ray"]),
-        "bare_patches_per_second": patches / np.median(took["bare"]),
+        "ray_patches_per_second": patches / np.median([each.seconds for each in took["ray"]]),
+        "bare_patches_per_second": patches / np.median([each.seconds for each in took["bare"]]),
         "efficiency": float(np.median(ratios)),
         "least_efficiency": min(ratios),
         "most_efficiency": max(ratios),
+        "cpu_efficiency": float(np.median([bare.cpu / ours.cpu for ours, bare in zip(*took.values(), strict=True)])),
     }
 
 
-def timed(work: Any) -> float:
+@dataclasses.dataclass(frozen=True)
+class Took:
+    seconds: float
+    cpu: float
+    """CPU seconds of this process and all that it started."""
+
+
+def timed(work: Callable[[], None]) -> Took:
+    """Processes come and go: their times are read twice a second."""
+    seen: dict[tuple[int, float], float] = {}
+    done = threading.Event()
+
+    def look() -> None:
+        own = psutil.Process()
+        while not done.wait(0.5):
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    times = process.cpu_times()
+                    seen[process.pid, process.create_time()] = times.user + times.system
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    time.sleep(1)
+    before = sum(seen.values())
     began = time.monotonic()
     work()
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    time.sleep(1)
+    done.set()
+    watch.join()
+    return Took(seconds, sum(seen.values()) - before)
 
 
-def by_ray(job: Job, folder: str) -> None:
-    actors = upscale.UpscaleActors(None, 0).of(job.methods, RULES.patch_px)
-    parts.run_job(parts.Job("ray", folder, SCHEMA, job.locate(), PER_PART, actors), job.described())
+def by_ray(job: Job, folder: str) -> Took:
+    def work() -> None:
+        actors = upscale.UpscaleActors(None, 0).of(job.methods, RULES.patch_px)
+        parts.run_job(parts.Job("ray", folder, SCHEMA, job.locate(), PER_PART, actors), job.described())
+
+    ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.get(ray.remote(lambda: None).remote())
+    try:
+        return timed(work)
+    finally:
+        ray.shutdown()
 
 
-def by_bare_loop(job: Job, folder: str) -> None:
-    todo = parts.plan(job.described(), PER_PART).values()
-    with multiprocessing.get_context("spawn").Pool(CORES, _start, (job, folder)) as pool:
-        for _ in pool.imap_unordered(_work, todo):
-            pass
+def by_bare_loop(job: Job, folder: str) -> Took:
+    def work() -> None:
+        todo = parts.plan(job.described(), PER_PART).values()
+        with multiprocessing.get_context("spawn").Pool(CORES, _start, (job, folder)) as pool:
+            for _ in pool.imap_unordered(_work, todo):
+                pass
+
+    return timed(work)
 
 
 WORKER: dict[str, Any] = {}
