@@ -1,25 +1,32 @@
 """The rank dataset job beside the same functions in a bare loop of two processes, and what each of them costs.
 
-    python benchmarks/rank_dataset.py [--json] [--hr DIR --external NAME=DIR ...]
+    python benchmarks/rank_dataset.py [--json] [--rounds N] [--hr DIR --external NAME=DIR ...]
 
 Without --hr: 80 crops of photographs in scikit-image's wheel, and three folders of images made of them. Both run on
-all of two cores, one after the other; `efficiency` is the bare loop's time by the job's, whole, but for the start of
-Ray itself. The costs are those of one core, for a photograph of 2040x1356 px and the paper's grid (296 px, stride 200).
+all of two cores, in turns; `efficiency` is the bare loop's time by the job's, whole, but for the start of Ray itself,
+the median of the rounds; `cpu efficiency` is the same of CPU seconds, for machines that others use too. The costs are
+those of one core, for a photograph of 2040x1356 px and the paper's grid (296 px, stride 200).
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
 import pathlib
+import pickle
+import shutil
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
+import psutil
 import ray
-from scoring import machine, milliseconds, model_of_published_size
+from scoring import machine, model_of_published_size
 
 from ranksr import SCALE, images, metrics, storage
 from ranksr.config import RankDataset, RRDBNet, SRResNet
@@ -39,6 +46,7 @@ PATCH_PX, STRIDE_PX = 296, 200
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--rounds", type=int, default=3, help="of both, in turns")
     parser.add_argument("--hr", metavar="DIR", help="photographs")
     parser.add_argument("--external", metavar="NAME=DIR", nargs="*", default=[], help="images of a method, by name")
     args = parser.parse_args()
@@ -48,7 +56,7 @@ def main() -> None:
         hr, external = args.hr, dict(each.split("=", 1) for each in args.external)
         if hr is None:
             hr, external = make_corpus(folder)
-        result = {"machine": machine(), **efficiency(folder, hr, external, judge), "costs": costs(judge)}
+        result = {"machine": machine(), **efficiency(folder, hr, external, judge, args.rounds), "costs": costs(judge)}
     print(json.dumps(result) if args.json else as_text(result))
 
 
@@ -102,47 +110,89 @@ class Job:
         return parts.describe(self.photos, self.given)
 
 
-def efficiency(folder: pathlib.Path, hr: str, external: dict[str, str], judge: Judge) -> dict[str, Any]:
-    """Seconds of both, patches per second, and whether their files are the same."""
+def efficiency(folder: pathlib.Path, hr: str, external: dict[str, str], judge: Judge, rounds: int) -> dict[str, Any]:
+    """Patches a second of both and their ratio, medians of rounds. Their files are the same."""
     photos = sources.list_photos(hr)
     given = {
         name: sources.match_images(name, path, photos, most_missing=len(photos)) for name, path in external.items()
     }
     job = Job(photos, {**dict.fromkeys(given, "given"), "hr": "hr"}, given, judge)
-    ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    ray.get(ray.remote(lambda: None).remote())
-    with_ray = timed(lambda: by_ray(job, str(folder / "ray")))
-    ray.shutdown()
-    bare = timed(lambda: by_bare_loop(job, str(folder / "bare")))
-    made, wanted = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in ("ray", "bare"))
-    assert made == wanted
-    rows = storage.read_table(str(folder / "bare"), ["image_id"]).num_rows
-    patches = rows * len(job.methods)
+    took: dict[str, list[Took]] = {"ray": [], "bare": []}
+    for number in range(rounds):
+        both = [("ray", by_ray), ("bare", by_bare_loop)]
+        for name, run in reversed(both) if number % 2 else both:
+            shutil.rmtree(folder / name, ignore_errors=True)
+            took[name].append(run(job, str(folder / name)))
+        made, wanted = ({path.name: path.read_bytes() for path in (folder / name).iterdir()} for name in took)
+        assert made == wanted
+    patches = storage.read_table(str(folder / "bare"), ["image_id"]).num_rows * len(job.methods)
+    ratios = [bare.seconds / ours.seconds for ours, bare in zip(*took.values(), strict=True)]
     return {
         "images": len(photos),
         "patches": patches,
-        "ray_patches_per_second": patches / with_ray,
-        "bare_patches_per_second": patches / bare,
-        "efficiency": bare / with_ray,
+        "ray_patches_per_second": patches / np.median([each.seconds for each in took["ray"]]),
+        "bare_patches_per_second": patches / np.median([each.seconds for each in took["bare"]]),
+        "efficiency": float(np.median(ratios)),
+        "least_efficiency": min(ratios),
+        "most_efficiency": max(ratios),
+        "cpu_efficiency": float(np.median([bare.cpu / ours.cpu for ours, bare in zip(*took.values(), strict=True)])),
     }
 
 
-def timed(work: Any) -> float:
+@dataclasses.dataclass(frozen=True)
+class Took:
+    seconds: float
+    cpu: float
+    """CPU seconds of this process and all that it started."""
+
+
+def timed(work: Callable[[], None]) -> Took:
+    """Processes come and go: their times are read twice a second."""
+    seen: dict[tuple[int, float], float] = {}
+    done = threading.Event()
+
+    def look() -> None:
+        own = psutil.Process()
+        while not done.wait(0.5):
+            for process in [own, *own.children(recursive=True)]:
+                with contextlib.suppress(psutil.Error):
+                    times = process.cpu_times()
+                    seen[process.pid, process.create_time()] = times.user + times.system
+
+    watch = threading.Thread(target=look)
+    watch.start()
+    time.sleep(1)
+    before = sum(seen.values())
     began = time.monotonic()
     work()
-    return time.monotonic() - began
+    seconds = time.monotonic() - began
+    time.sleep(1)
+    done.set()
+    watch.join()
+    return Took(seconds, sum(seen.values()) - before)
 
 
-def by_ray(job: Job, folder: str) -> None:
-    actors = upscale.UpscaleActors(None, 0).of(job.methods, RULES.patch_px)
-    parts.run_job(parts.Job("ray", folder, SCHEMA, job.locate(), PER_PART, actors), job.described())
+def by_ray(job: Job, folder: str) -> Took:
+    def work() -> None:
+        actors = upscale.UpscaleActors(None, 0).of(job.methods, RULES.patch_px)
+        parts.run_job(parts.Job("ray", folder, SCHEMA, job.locate(), PER_PART, actors), job.described())
+
+    ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.get(ray.remote(lambda: None).remote())
+    try:
+        return timed(work)
+    finally:
+        ray.shutdown()
 
 
-def by_bare_loop(job: Job, folder: str) -> None:
-    todo = parts.plan(job.described(), PER_PART).values()
-    with multiprocessing.get_context("spawn").Pool(CORES, _start, (job, folder)) as pool:
-        for _ in pool.imap_unordered(_work, todo):
-            pass
+def by_bare_loop(job: Job, folder: str) -> Took:
+    def work() -> None:
+        todo = parts.plan(job.described(), PER_PART).values()
+        with multiprocessing.get_context("spawn").Pool(CORES, _start, (job, folder)) as pool:
+            for _ in pool.imap_unordered(_work, todo):
+                pass
+
+    return timed(work)
 
 
 WORKER: dict[str, Any] = {}
@@ -156,6 +206,17 @@ def _start(job: Job, folder: str) -> None:
 
 def _work(part: parts.Part) -> None:
     parts.write_part(WORKER["folder"], SCHEMA, part, WORKER["locate"](WORKER["upscale"](part)))
+
+
+def milliseconds(work: Callable[[], Any], calls: int, per_call: int = 1) -> float:
+    """CPU time, of all threads, of one of `per_call` things: the least of several calls."""
+    work()
+    took = []
+    for _ in range(calls):
+        began = time.process_time()
+        work()
+        took.append(1000 * (time.process_time() - began) / per_call)
+    return min(took)
 
 
 def costs(judge: Judge) -> dict[str, float]:
@@ -185,8 +246,7 @@ def costs(judge: Judge) -> dict[str, float]:
         "image_lr": milliseconds(lambda: images.downscale(hr), 2),
         "image_srresnet": network(SRResNet(arch="srresnet")),
         "image_rrdbnet": network(RRDBNet(arch="rrdbnet")),
-        "image_encode": milliseconds(lambda: images.encode_png(hr), 2),
-        "image_redecode": milliseconds(lambda: images.decode(png), 2),
+        "image_passed_on": milliseconds(lambda: pickle.loads(pickle.dumps(hr, protocol=5)), 5),
         "patch_sigma": milliseconds(lambda: [images.mean_local_sigma(p[:, :, 0]) for p in patches], 2, len(patches)),
         "patch_niqe": milliseconds(lambda: metrics.score_batch(patches, ["niqe"], models), 3, len(patches)),
         "patch_ma": milliseconds(lambda: metrics.score_batch(patches, ["ma"], models), 1, len(patches)),

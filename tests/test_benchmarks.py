@@ -11,6 +11,8 @@ import pytest
 
 @pytest.fixture
 def load(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(root / "benchmarks"))  # they use one another
+
     def module(name: str) -> ModuleType:
         spec = importlib.util.spec_from_file_location(f"benchmark_{name}", root / "benchmarks" / f"{name}.py")
         found = importlib.util.module_from_spec(spec)
@@ -46,3 +48,17 @@ def test_ours_and_pyiqa_take_turns_and_the_ratio_is_the_median_of_rounds(load, m
     assert found["pyiqa_ms"] == {"niqe": 30, "ma": 40, "pi": 70}
     assert found["ratio"] == {"niqe": 20, "ma": 10, "pi": 16}
     assert found["ratio_range"] == {"niqe": (10, 30), "ma": (10, 20), "pi": (14, 50 / 3)}
+
+
+def test_what_actors_of_more_nodes_used_begins_with_the_last_of_them(load) -> None:
+    rows = [
+        {"actor": 1, "began": 1.0, "ended": 3.0, "slept": 2.0},
+        {"actor": 1, "began": 3.0, "ended": 7.0, "slept": 3.0},
+        {"actor": 2, "began": 5.0, "ended": 9.0, "slept": 4.0},
+    ]
+    found = load("nodes").used(rows, actors=2, began=0.0, ended=10.0)
+    assert found == {
+        "used": 9 / 20,  # 2 + 3 + 4 of 2 x 10 s
+        "used_once_all_have_begun": (2 / 4 * 3 + 4) / 10,
+        "seconds_until_all_have_begun": 5.0,
+    }

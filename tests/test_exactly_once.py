@@ -1,6 +1,7 @@
 """kill -9 of the driver, of an actor, of a node: the finished rank dataset has the same keys and bytes.
 
-Two kills here; `RANKSR_KILLS=20 python -m pytest tests/test_exactly_once.py` for twenty at random moments.
+Half of them while a task of Ray makes several parts, as in a large corpus. Two kills here; `RANKSR_KILLS=20 python -m
+pytest tests/test_exactly_once.py` for twenty at random moments.
 """
 
 import os
@@ -33,7 +34,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from ranksr import cli, storage
+from ranksr.data import tasks
 
+tasks.TASKS = int(os.environ.get("TASKS", tasks.TASKS))
 kind, seed, folder, *arguments = sys.argv[1:]
 rng = random.Random(int(seed))
 quick = dict(health_check_initial_delay_ms=0, health_check_period_ms=500, health_check_timeout_ms=2000,
@@ -121,6 +124,12 @@ def job(root: pathlib.Path, arguments: list[str], run: pathlib.Path) -> list[str
     return [sys.executable, str(root / "jobs" / "rank_dataset.py"), *arguments, "--run", str(run)]
 
 
+def in_few_tasks(command: list[str]) -> list[str]:
+    """The same job with tasks of several parts: 4 of 14 photographs at first, where a task is one up to 5,000."""
+    script = "import runpy, sys; from ranksr.data import tasks; tasks.TASKS = 4; del sys.argv[0]"
+    return [command[0], "-c", f"{script}; runpy.run_path(sys.argv[0], run_name='__main__')", *command[1:]]
+
+
 def content(run: pathlib.Path) -> dict[str, bytes]:
     """Every Parquet file of the stage; the order of its rows is in its bytes."""
     folder = run / "rank_dataset"
@@ -160,9 +169,11 @@ def test_a_driver_that_is_interrupted_or_killed_at_any_moment_loses_only_what_wa
     moment = rng.uniform(0, seconds) if seed else None
     with (tmp_path / "log").open("wb") as log:
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        command = job(root, arguments, tmp_path / "run")
         process = subprocess.Popen(
-            job(root, arguments, tmp_path / "run"), stdout=log, stderr=log, start_new_session=True
-        )
+            in_few_tasks(command) if ending == signal.SIGKILL else command,
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
         begin = time.monotonic()
         while process.poll() is None:
             if moment is None and len(list((tmp_path / "run").rglob("part-*"))) >= 4:
@@ -202,7 +213,7 @@ def test_an_actor_or_a_node_that_is_killed_is_made_up_for(
 ) -> None:
     kind = ("node", "actor")[seed % 2]
     command = [sys.executable, "-c", THREE_NODES, kind, str(seed), str(tmp_path / "run" / "rank_dataset"), *arguments]
-    environment = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal"}
+    environment = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal", **({"TASKS": "4"} if kind == "node" else {})}
     done = subprocess.run(
         [*command, "--run", str(tmp_path / "run")],
         capture_output=True, text=True, check=False, env=environment, cwd=root,

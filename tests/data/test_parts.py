@@ -130,14 +130,6 @@ def test_a_repeated_job_makes_only_what_is_missing_with_the_same_bytes(
     assert (tmp_path / first).stat().st_mtime_ns == kept
 
 
-def test_a_job_of_many_parts_goes_in_several_executions(
-    ray_cluster: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(parts, "PARTS_AT_ONCE", 2)
-    assert len(run(tmp_path, list("abcdefghi"))) >= 5
-    assert storage.read_table(str(tmp_path))["image_id"].to_pylist() == list("abcdefghi")
-
-
 def test_rejected_files_are_listed_and_counts_added(ray_cluster: None, tmp_path: pathlib.Path) -> None:
     run(tmp_path, ["a", "b", "c", "bad1", "d"])
     collected = parts.collect(str(tmp_path), "skip", 0.5)

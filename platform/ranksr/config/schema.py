@@ -30,7 +30,7 @@ class Data(Section):
     sub_image_stride_px: PositiveInt = 240
     """Step of the sub-image grid; the last column and row are moved inwards to touch the border."""
     images_per_part: PositiveInt = 4
-    """Photographs in one Parquet file and one Ray task: the work that a crash can cost."""
+    """Photographs in one Parquet file: the work that a crash can cost."""
 
 
 class TestSet(Section):

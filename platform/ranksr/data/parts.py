@@ -4,7 +4,7 @@ Which photographs make a part depends on the list of photographs alone, its file
 appears whole. So a job that was killed, or whose photographs changed, goes on with the parts that have no file yet, and
 the finished folder holds the same bytes whatever the number of workers, crashes and repetitions. Ray's own
 checkpointing of Data jobs loses or doubles rows (in 2.60) and Parquet writers of Ray name files by chance; hence the
-listing of files and the sink of our own.
+listing of files and the sink of our own. How parts become tasks of Ray is in tasks.py.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ import logging
 import re
 import sys
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,22 +22,18 @@ import ray.data
 
 from ranksr import gauges, storage
 from ranksr.config import Data
-from ranksr.data import attempts
+from ranksr.data import attempts, tasks
 from ranksr.data.prefetch import prefetch
 from ranksr.data.progress import Progress
 from ranksr.data.sources import Photo
-from ranksr.errors import StorageError, UserError
+from ranksr.data.tasks import Actors, Row
+from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
-
-Row = dict[str, Any]
 
 PART_BYTES = 8 * 2**20
 """Photographs of a part are together at most this large, or one: with the SR images made of them, a few times as
 much, a part is one object in Ray's store."""
-
-PARTS_AT_ONCE = 10_000
-"""Largest number of parts in one Ray Data execution, whose driver keeps an object and statistics for each."""
 
 MOST_NAMED = 20
 """Rejected files in the log; all are in rejected.parquet."""
@@ -83,17 +79,6 @@ class Content:
 
 
 @dataclasses.dataclass(frozen=True)
-class Actors:
-    """A class whose instances keep something loaded, and how many of them work side by side."""
-
-    cls: type
-    arguments: tuple[Any, ...]
-    count: int
-    num_gpus: float
-    """Fraction of a GPU that each takes; 0: each takes a CPU instead."""
-
-
-@dataclasses.dataclass(frozen=True)
 class Job:
     """Work on parts. `make` turns a Part into Content; behind `actors`, it takes what they give for a Part."""
 
@@ -112,20 +97,24 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-    """Makes a part's rows and writes them, in one task, with a summary in the file's own metadata."""
+    """What the tasks of a job do with a part, and tell of it."""
 
     make: Callable[[Any], Content]
     folder: str
     schema: pa.Schema
 
-    def __call__(self, row: Row) -> Row:
-        found = {name: row[name] for name in ("error", "away")} if row.get("error") else _explained(self._write, row)
-        return {"images": 0, "rows": 0, "rejected": 0, "error": "", "away": False, **found}
-
-    def _write(self, row: Row) -> Row:
-        part, made = row["part"], self.make(row["given"])
+    def write(self, part: Part, given: Any) -> Row:
+        made = self.make(given)
         write_part(self.folder, self.schema, part, made)
         return {"images": len(part.photos), "rows": len(made.rows), "rejected": len(_bad(made.rejected))}
+
+    def read(self, part: Part) -> Row | None:
+        try:
+            footer = storage.read_parquet_footer(storage.join(self.folder, part.name))
+        except FileNotFoundError:
+            return None
+        rejected = read_summary(footer.metadata).rejected
+        return {"images": len(part.photos), "rows": footer.num_rows, "rejected": len(_bad(rejected))}
 
 
 def write_part(folder: str, schema: pa.Schema, part: Part, made: Content) -> None:
@@ -133,34 +122,6 @@ def write_part(folder: str, schema: pa.Schema, part: Part, made: Content) -> Non
     table = pa.Table.from_pylist(made.rows, schema=schema)
     summary = Summary(len(part.photos), made.rejected, made.counts)
     storage.write_table(storage.join(folder, part.name), attach_summary(table, summary))
-
-
-class _Actor:
-    """An instance of `Actors.cls` in a Ray actor: its result takes the place of the part as input of `Job.make`."""
-
-    def __init__(self, actors: Actors) -> None:
-        self._work = actors.cls(*actors.arguments)
-
-    def __call__(self, row: Row) -> Row:
-        return {"error": "", "away": False, **row, **_explained(lambda each: {"given": self._work(each["part"])}, row)}
-
-
-class _WholePart:
-    """An actor's work and everything after it, in one Ray actor."""
-
-    def __init__(self, actors: Actors, work: _Work) -> None:
-        self._actor, self._work = _Actor(actors), work
-
-    def __call__(self, row: Row) -> Row:
-        return self._work(self._actor(row))
-
-
-def _explained(work: Callable[[Row], Row], row: Row) -> Row:
-    """`work(row)`, or the error that a user can mend: Ray Data passes a worker's exception on as text only."""
-    try:
-        return work(row)
-    except (UserError, StorageError) as error:
-        return {"error": str(error), "away": isinstance(error, StorageError)}
 
 
 def describe(
@@ -240,35 +201,15 @@ def _make(job: Job, todo: list[Part]) -> bool:
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
+    dataset = tasks.dataset(job.label, todo, job.actors, _Work(job.make, job.folder, job.schema))
     num_images = sum(len(part.photos) for part in todo)
     place, quiet = gauges.place_of(job.folder, job.label), context.enable_progress_bars
     with Progress(place, num_images, *job.unit, quiet=quiet) as progress:
-        for start in range(0, len(todo), PARTS_AT_ONCE):
-            dataset = _dataset(job, todo[start : start + PARTS_AT_ONCE])
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-                progress.add(batch)
-                if progress.rejected > job.most_rejected:
-                    return False
+        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            progress.add(batch)
+            if progress.rejected > job.most_rejected:
+                return False
     return True
-
-
-def _dataset(job: Job, todo: list[Part]) -> ray.data.Dataset:
-    """One block a part, so that a part is made, written and told of by itself.
-
-    Nothing holds a CPU while it waits for another one, or jobs side by side could take all CPUs for their actors and
-    leave none for the tasks behind them. So an actor on CPUs does all the work of a part, and one on GPUs takes no CPU.
-    """
-    items = [{"part": part, "given": part} for part in todo]
-    dataset, work = ray.data.from_items(items, override_num_blocks=len(todo)), _Work(job.make, job.folder, job.schema)
-    dataset.set_name(re.sub(r"[^A-Za-z0-9_.-]+", "_", job.label))  # `dataset` of Ray's own metrics
-    actors = job.actors
-    if actors is None:
-        return dataset.map(work, num_cpus=1)
-    pool = ray.data.ActorPoolStrategy(size=min(actors.count, len(todo)), max_tasks_in_flight_per_actor=2)
-    if not actors.num_gpus:
-        return dataset.map(_WholePart, fn_constructor_args=(actors, work), compute=pool, num_cpus=1)
-    upscaled = dataset.map(_Actor, fn_constructor_args=(actors,), compute=pool, num_cpus=0, num_gpus=actors.num_gpus)
-    return upscaled.map(work, num_cpus=1)
 
 
 def most_bad(on_bad: str, max_bad_fraction: float, num_photos: int) -> int:
@@ -286,10 +227,18 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
 
     Raises UserError naming the bad files when `on_bad` is `fail` or they are too many; the parts without them stay.
     """
-    footers = list(_footers(folder))
-    found = {name: summary for name, summary, _ in footers}
-    total = add_up(list(found.values()))
-    rejected = [entry for summary in found.values() for entry in summary.rejected]
+    with_rejected, num_rows = dict[str, list[Rejected]](), 0
+
+    def summaries() -> Iterator[Summary]:
+        nonlocal num_rows
+        for name, summary, rows in _footers(folder):
+            num_rows += rows
+            if summary.rejected:
+                with_rejected[name] = summary.rejected
+            yield summary
+
+    total = add_up(summaries())
+    rejected = [entry for entries in with_rejected.values() for entry in entries]
     schema = pa.schema([("path", pa.string()), ("reason", pa.string())])
     rows = [{"path": entry.path, "reason": entry.reason} for entry in rejected]
     storage.write_table(storage.join(folder, "rejected", "rejected.parquet"), pa.Table.from_pylist(rows, schema=schema))
@@ -299,11 +248,10 @@ def collect(folder: str, on_bad: str, max_bad_fraction: float) -> dict[str, Any]
         log.warning("%d more are in %s", len(rejected) - MOST_NAMED, storage.join(folder, "rejected"))
     bad = rejected if on_bad == "fail" else _bad(rejected)
     if len(bad) > most_bad(on_bad, max_bad_fraction, total["images"]):
-        for name, summary in found.items():
-            if summary.rejected:  # the next attempt must look at the mended files again
-                storage.delete(storage.join(folder, name))
+        for name in with_rejected:  # the next attempt must look at the mended files again
+            storage.delete(storage.join(folder, name))
         raise UserError(too_many(bad, total["images"], on_bad, max_bad_fraction))
-    return {**total, "rows": sum(num_rows for *_, num_rows in footers)}
+    return {**total, "rows": num_rows}
 
 
 def read_summaries(folder: str) -> dict[str, "Summary"]:
@@ -355,11 +303,12 @@ def read_summary(metadata: Mapping[bytes, bytes]) -> Summary:
     return Summary(stored["images"], [Rejected(**entry) for entry in stored["rejected"]], stored["counts"])
 
 
-def add_up(summaries: Sequence[Summary]) -> dict[str, Any]:
+def add_up(summaries: Iterable[Summary]) -> dict[str, Any]:
     """`images`, number of `rejected` files, and `counts` of all parts together."""
-    names = dict.fromkeys(name for summary in summaries for name in summary.counts)
-    return {
-        "images": sum(summary.images for summary in summaries),
-        "rejected": sum(len(summary.rejected) for summary in summaries),
-        "counts": {name: sum(summary.counts.get(name, 0) for summary in summaries) for name in names},
-    }
+    num_images, num_rejected, counts = 0, 0, dict[str, int]()
+    for summary in summaries:
+        num_images += summary.images
+        num_rejected += len(summary.rejected)
+        for name, value in summary.counts.items():
+            counts[name] = counts.get(name, 0) + value
+    return {"images": num_images, "rejected": num_rejected, "counts": counts}

@@ -1,0 +1,149 @@
+"""Ray's share of a data job: its parts as tasks of Ray Data, in actors that keep networks loaded or without.
+
+A task costs Ray Data's own books in the driver 10 ms, whatever is in it. So the parts of a large corpus go several to a
+task. Each is written by itself all the same: what a task holds decides nothing but time.
+"""
+
+import collections
+import dataclasses
+import pickle
+import re
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+import ray
+import ray.data
+
+from ranksr.errors import StorageError, UserError
+
+Row = dict[str, Any]
+Item = TypeVar("Item")
+
+TASKS = 5_000
+"""Up to so many parts are a task each; of more, a task makes several."""
+
+NOTHING_DONE = {"images": 0, "rows": 0, "rejected": 0, "error": "", "away": False}
+"""What a task tells of itself: numbers, and an error that a user can mend, `away` when the storage is its cause."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Actors:
+    """A class whose instances keep something loaded, and how many of them work side by side."""
+
+    cls: type
+    arguments: tuple[Any, ...]
+    count: int
+    num_gpus: float
+    """Fraction of a GPU that each takes; 0: each takes a CPU instead."""
+
+
+class Work(Protocol):
+    """What is done with a part; both tell the numbers of NOTHING_DONE."""
+
+    def write(self, part: Any, given: Any) -> Row:
+        """Make the part's file of what an actor gave for it, or of the part."""
+
+    def read(self, part: Any) -> Row | None:
+        """Of a part that has its file already; None when it has none."""
+
+
+def in_tasks(todo: Sequence[Item], workers: int) -> Iterator[Sequence[Item]]:
+    """The parts of each task, in order: one where there are at most TASKS of them, else at most their TASKS'th.
+
+    Fewer towards the end, so that no worker is busy for long when the others have nothing left.
+    """
+    most, start = -(-len(todo) // TASKS), 0
+    while start < len(todo):
+        end = start + max(1, min(most, (len(todo) - start) // (2 * workers)))
+        yield todo[start:end]
+        start = end
+
+
+def dataset(label: str, todo: Sequence[Any], actors: Actors | None, work: Work) -> ray.data.Dataset:
+    """One block a task, so that it is done and told of by itself.
+
+    Nothing holds a CPU while it waits for another one, or jobs side by side could take all CPUs for their actors and
+    leave none for the tasks behind them. So an actor on CPUs does all the work of a part, and one on GPUs takes no CPU.
+    """
+    workers = actors.count if actors else int(ray.cluster_resources().get("CPU", 1))
+    items = [{"parts": pack(each)} for each in in_tasks(todo, max(1, workers))]
+    tasks = ray.data.from_items(items, override_num_blocks=len(items))
+    tasks.set_name(re.sub(r"[^A-Za-z0-9_.-]+", "_", label))  # `dataset` of Ray's own metrics
+    if actors is None:
+        return tasks.map(_Whole(work), num_cpus=1)
+    pool = ray.data.ActorPoolStrategy(size=min(actors.count, len(items)), max_tasks_in_flight_per_actor=2)
+    if not actors.num_gpus:
+        return tasks.map(_WholeByActor, fn_constructor_args=(actors, work), compute=pool, num_cpus=1)
+    given = tasks.flat_map(_Giver, fn_constructor_args=(actors,), compute=pool, num_cpus=0, num_gpus=actors.num_gpus)
+    return given.map(_Writer(work), num_cpus=1)
+
+
+def pack(parts: Sequence[Any]) -> bytes:
+    """Parts are objects, for which Arrow has no type; their paths are much alike."""
+    return zlib.compress(pickle.dumps(parts), 1)
+
+
+def _parts(task: Row) -> list[Any]:
+    parts: list[Any] = pickle.loads(zlib.decompress(task["parts"]))
+    return parts
+
+
+def _told(work: Callable[..., Row], *arguments: Any) -> Row:
+    """What `work` tells, or the error that a user can mend: Ray Data passes a worker's exception on as text only."""
+    try:
+        return {**NOTHING_DONE, **work(*arguments)}
+    except (UserError, StorageError) as error:
+        return {**NOTHING_DONE, "error": str(error), "away": isinstance(error, StorageError)}
+
+
+class _Whole:
+    """All that is done with the parts of a task."""
+
+    def __init__(self, work: Work, give: Callable[[Any], Any] | None = None) -> None:
+        self._work, self._give = work, give
+
+    def __call__(self, task: Row) -> Row:
+        return _told(self._all, _parts(task))
+
+    def _all(self, parts: list[Any]) -> Row:
+        """In order. Ray repeats the task of a worker that died, whose first parts are there then, up to one."""
+        numbers, repeated = collections.Counter[str](), len(parts) > 1
+        for part in parts:
+            found = self._work.read(part) if repeated else None
+            repeated = found is not None
+            numbers.update(found or self._work.write(part, self._give(part) if self._give else part))
+        return dict(numbers)
+
+
+class _WholeByActor(_Whole):
+    """The same in an actor: what an instance of `Actors.cls` makes of a part is written here too."""
+
+    def __init__(self, actors: Actors, work: Work) -> None:
+        super().__init__(work, actors.cls(*actors.arguments))
+
+
+class _Giver:
+    """An instance of `Actors.cls` in a Ray actor: each part of a task becomes a row, with what it makes of it."""
+
+    def __init__(self, actors: Actors) -> None:
+        self._give = actors.cls(*actors.arguments)
+
+    def __call__(self, task: Row) -> Iterator[Row]:
+        for part in _parts(task):
+            yield {"given": b"", **_told(self._packed, part)}
+
+    def _packed(self, part: Any) -> Row:
+        return {"given": pickle.dumps((part, self._give(part)), protocol=5)}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Writer:
+    """What is done after an actor, elsewhere."""
+
+    work: Work
+
+    def __call__(self, row: Row) -> Row:
+        if row["error"]:
+            return {name: row[name] for name in NOTHING_DONE}
+        return _told(self.work.write, *pickle.loads(row["given"]))
