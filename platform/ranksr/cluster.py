@@ -157,6 +157,18 @@ def ask_every_node(function: Callable[..., Told], *arguments: object, within_sec
     return answers
 
 
+def ask_one(function: Callable[..., Told], *arguments: object, cpus: float, gpus: float, within_seconds: float) -> Told:
+    """Call a function once, on a node that has so much free, or gets it. Raises what it raised, or TimeoutError."""
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function).remote(*arguments)
+    try:
+        return ray.get(task, timeout=within_seconds)
+    except ray.exceptions.GetTimeoutError as error:
+        ray.cancel(task, force=True)
+        raise TimeoutError(
+            f"no answer within {within_seconds:g} s: all {cpus:g} CPU, {gpus:g} GPU are taken"
+        ) from error
+
+
 class Holder:
     """An actor whose name says that somebody works on a run."""
 

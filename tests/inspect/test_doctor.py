@@ -4,13 +4,13 @@ import dataclasses
 import json
 import os
 import pathlib
+import platform
 import resource
 import stat
 
 import pytest
 
-from ranksr import cli, cluster, downloads, pipeline, session, storage
-from ranksr.ablation.schedule import plan_trial
+from ranksr import cli, cluster, downloads, session, storage
 from ranksr.cluster import Answer, Node
 from ranksr.config import Config, with_overrides
 from ranksr.errors import UserError
@@ -18,7 +18,6 @@ from ranksr.inspect import doctor, node, verdicts
 from ranksr.inspect.doctor import Asked
 from ranksr.inspect.node import Failed, Told
 from ranksr.inspect.verdicts import Row
-from ranksr.runs import Run
 
 VERSIONS = {"Python": "3.11.7", "ranksr": "1", "ray": "2.60.0", "torch": "2.13.0", "numpy": "2.4", "numba": "0.63"}
 WELL = Told(
@@ -248,26 +247,6 @@ def test_resources_and_a_local_run_of_several_nodes_are_rows(
     )
 
 
-def test_time_and_dollars_are_those_of_finished_stages(demo: Config, tmp_path: pathlib.Path) -> None:
-    run, nodes = Run(str(tmp_path / "run")), [Node("a", 4, 1, 0)]
-    asked = Asked(price_per_core_hour=0.05, price_per_gpu_hour=2.0)
-    assert doctor.estimate(demo, run.root, nodes, asked).startswith("unknown: no stage of this run is finished")
-    stages = {each.name: each for each in pipeline.plan(pipeline.Context(demo, run, start_ray=lambda: None))}
-    run.finish(run.begin(stages["patches"]), {"seconds": 3600.0})
-    said = doctor.estimate(demo, run.root, nodes, asked)
-    assert "never timed here" in said or "nothing timed yet" in said
-    assert "dollars" not in said
-    trial = with_overrides(demo, ["methods.fsrcnn.train.learning_rate=1e-4"])
-    (trained,) = (each for each in plan_trial(trial, run, {}) if each.name == "fsrcnn")
-    run.trials.finish(run.trials.begin(trained), {"seconds": 7200.0, "num_workers": 2})
-    said = doctor.estimate(demo, run.root, nodes, asked)
-    assert "about 120 min at the rates measured in this run, without calibration_ma" in said
-    assert said.endswith("; 4.40 dollars for 4 CPU and 1 GPU")
-    assert doctor.dollars(2.0, nodes, asked) == "; 4.40 dollars for 4 CPU and 1 GPU"
-    assert doctor.dollars(2.0, nodes, Asked(price_per_core_hour=0.05)) == "; 0.40 dollars for 4 CPU"
-    assert doctor.dollars(2.0, nodes, Asked()) == ""
-
-
 @pytest.mark.ray
 def test_every_node_is_asked_and_one_that_raises_says_so(ray_cluster: None) -> None:
     (told,) = cluster.ask_every_node(node.tell, node.Asked(files=("skimage:coffee",)), within_seconds=120)
@@ -285,11 +264,24 @@ def test_every_node_is_asked_and_one_that_raises_says_so(ray_cluster: None) -> N
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_machine_without_a_cluster_is_examined(
-    demo_path: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo_path: str,
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(session, "connect", lambda: None)  # the session's Ray is there
-    assert cli.main(["doctor", demo_path, "--run", str(tmp_path / "run"), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert {each["state"] for each in said["rows"]} <= {"ok", "warning"}
-    assert {"resources", "run on every node", "clocks"} <= {each["check"] for each in said["rows"]}
+    arguments = [*tiny, "--run", str(tmp_path / "run"), "--price-per-core-hour", "3600", "--json"]
+    code, said = cli.main(["doctor", demo_path, *arguments]), json.loads(capsys.readouterr().out)
+    found = {each["check"]: each for each in said["rows"]}
+    assert [each for each in said["rows"] if each["state"] == "failure"] == []
+    assert code == 0
+    assert {"resources", "run on every node", "clocks"} <= set(found)
+    numbers = found["estimate"]["numbers"]
+    assert "stages to build; about" in found["estimate"]["found"]
+    assert f"at rates measured on {platform.node()}" in found["estimate"]["found"]
+    assert {"patches", "srresnet", "ranker", "rank_dataset", "evaluation"} < {e["stage"] for e in numbers["stages"]}
+    assert numbers["dollars"] == pytest.approx(4 * numbers["seconds"])  # four CPUs
+    assert numbers["seconds"] == pytest.approx(sum(each["seconds"] for each in numbers["stages"]))
+    assert all(each["seconds"] > 0 for each in numbers["stages"])
     assert not list(tmp_path.iterdir())

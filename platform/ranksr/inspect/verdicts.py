@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ranksr.cluster import Answer
 from ranksr.inspect import node
@@ -29,6 +29,8 @@ class Row:
     found: str
     remedy: str = ""
     """Empty where nothing is to be done, and where `found` is an error that says it."""
+    numbers: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What `found` says, for programs; few rows have it."""
 
 
 Judged = tuple[State, str]
