@@ -10,14 +10,14 @@ import stat
 
 import pytest
 
-from ranksr import cli, cluster, downloads, session, storage
+from ranksr import cli, cluster, downloads, session, storage, vitals
 from ranksr.cluster import Answer, Node
 from ranksr.config import Config, with_overrides
 from ranksr.errors import UserError
 from ranksr.inspect import doctor, node, verdicts
 from ranksr.inspect.doctor import Asked
-from ranksr.inspect.node import Failed, Told
-from ranksr.inspect.verdicts import Row
+from ranksr.inspect.node import Told
+from ranksr.vitals import Failed, Row
 
 VERSIONS = {"Python": "3.11.7", "ranksr": "1", "ray": "2.60.0", "torch": "2.13.0", "numpy": "2.4", "numba": "0.63"}
 WELL = Told(
@@ -99,7 +99,7 @@ def test_a_node_that_does_not_answer_hides_no_other() -> None:
 
 
 def test_of_many_nodes_a_few_are_named() -> None:
-    found = verdicts.per_node("x", {name: ("failure", f"{name}!") for name in "abcde"}, "mend it")
+    found = vitals.per_node("x", {name: ("failure", f"{name}!") for name in "abcde"}, "mend it")
     assert found == Row("x", "failure", "a: a!; b: b!; c: c!; and 2 more", "mend it")
 
 
@@ -108,7 +108,7 @@ def test_of_many_nodes_a_few_are_named() -> None:
 )
 def test_room_is_judged_beside_what_trainings_copy(free: float, copies: int, state: str) -> None:
     told = dataclasses.replace(WELL, free_bytes=int(free * 2**30))
-    assert verdicts.room({"a": told}, copies * 2**30).state == state
+    assert vitals.of_room({"a": told}, copies * 2**30).state == state
 
 
 def test_slow_and_unwritable_storage_are_found() -> None:
@@ -132,7 +132,7 @@ def test_a_node_that_sees_another_disk_is_found(tmp_path: pathlib.Path) -> None:
     assert list(told.unreadable) == ["skimage:nosuch", "/no/file"]
     assert os.listdir(tmp_path) == ["driver"]
     assert told.open_files == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert told.versions == node.versions()
+    assert told.versions == vitals.versions()
 
 
 def test_a_published_file_must_be_in_the_cache_or_on_a_server(
@@ -229,7 +229,7 @@ def test_storage_in_a_bucket_is_tried_and_left_as_it_was(s3_server: str, monkeyp
 
 
 def test_exit_code_is_1_for_a_failure_alone() -> None:
-    assert [doctor.exit_code([Row("x", "ok", ""), Row("y", state, "")]) for state in verdicts.STATES] == [0, 0, 1]
+    assert [doctor.exit_code([Row("x", "ok", ""), Row("y", state, "")]) for state in vitals.STATES] == [0, 0, 1]
 
 
 def test_resources_and_a_local_run_of_several_nodes_are_rows(
@@ -251,7 +251,7 @@ def test_resources_and_a_local_run_of_several_nodes_are_rows(
 def test_every_node_is_asked_and_one_that_raises_says_so(ray_cluster: None) -> None:
     (told,) = cluster.ask_every_node(node.tell, node.Asked(files=("skimage:coffee",)), within_seconds=120)
     assert isinstance(told.told, Told)
-    assert verdicts.of_versions({"the driver": node.versions(), "node": told.told.versions}).state == "ok"
+    assert vitals.of_versions({"the driver": vitals.versions(), "node": told.told.versions}).state == "ok"
     (clock,) = cluster.ask_every_node(node.clock, within_seconds=120)
     assert not isinstance(clock.told, Exception)
     assert clock.sent <= clock.told <= clock.received

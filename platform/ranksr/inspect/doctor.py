@@ -7,15 +7,16 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
-from ranksr import cluster, pipeline, preflight, session, storage
+from ranksr import cluster, pipeline, preflight, session, storage, vitals
 from ranksr.cluster import Answer, Node
 from ranksr.config import Compute, Config, load_config
 from ranksr.data import sources
 from ranksr.inspect import estimate, node
-from ranksr.inspect.node import Failed, Told
-from ranksr.inspect.verdicts import STATES, Row, of_clocks, of_nodes, of_storage, room, told_by, tried
+from ranksr.inspect.node import Told
+from ranksr.inspect.verdicts import of_clocks, of_nodes, of_storage, told_by, tried
 from ranksr.metrics.ma.model import PUBLISHED_URL
 from ranksr.models.features import PUBLISHED_URLS
+from ranksr.vitals import STATES, Failed, Row
 
 ANSWER_WITHIN_SECONDS = 300
 """Patience with a node: a store that is away is asked again for about a minute, at each of five requests."""
@@ -50,7 +51,7 @@ def examine(asked: Asked) -> list[Row]:
     shared = all(row.state == "ok" for row in rows if row.check == SHARED)
     files = _files(config, photographs) if config else {}
     answers, in_storage = _ask(config, root, files, joined.state == "ok", shared)
-    rows += of_nodes(answers, node.versions(), files)
+    rows += of_nodes(answers, vitals.versions(), files)
     if joined.state == "ok":  # asked again, of processes that have started, so that the answer takes milliseconds
         rows += _clocks()
     if root is not None:
@@ -58,7 +59,7 @@ def examine(asked: Asked) -> list[Row]:
     readable = root if rows[-1].state != "failure" else None
     expected = _estimate(config, readable, photographs, joined, [each.node for each in answers], asked)
     if told := told_by(answers):
-        rows.append(room(told, _bytes_of_copies(config, readable, expected)))
+        rows.append(vitals.of_room(told, _bytes_of_copies(config, readable, expected)))
     return [*rows, *expected]
 
 
@@ -312,4 +313,4 @@ def _estimate(
     try:
         return [estimate.estimate(config, root, listed, nodes, asked)]
     except Exception as error:  # a refusal of the run, or of the machine
-        return [Row("estimate", "failure", node.why(error))]
+        return [Row("estimate", "failure", vitals.why(error))]

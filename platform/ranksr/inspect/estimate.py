@@ -14,11 +14,11 @@ from ranksr.data.labels import raw_metrics
 from ranksr.data.sources import Photo
 from ranksr.inspect import rates
 from ranksr.inspect.rates import FITTED_ROWS, Rates
-from ranksr.inspect.verdicts import Row
 from ranksr.metrics import made_of
 from ranksr.metrics.ma import fit
 from ranksr.runs import Stage
 from ranksr.train.steering import PHASES
+from ranksr.vitals import Row
 
 LONGEST = 3
 """Stages whose own time the row names; --json has all."""
