@@ -57,7 +57,8 @@ def examine(asked: Asked) -> list[Row]:
     if root is not None:
         rows.append(of_storage(root, told_by(in_storage)))
     readable = root if rows[-1].state != "failure" else None
-    expected = _estimate(config, readable, photographs, joined, [each.node for each in answers], asked)
+    measurable = all(row.state == "ok" for row in rows if row.check in ("ray", "resources"))
+    expected = _estimate(config, readable, photographs, measurable, [each.node for each in answers], asked)
     if told := told_by(answers):
         rows.append(vitals.of_room(told, _bytes_of_copies(config, readable, expected)))
     return [*rows, *expected]
@@ -298,7 +299,7 @@ def _estimate(
     config: Config | None,
     root: str | None,
     photographs: Mapping[str, list[sources.Photo]],
-    joined: Row,
+    measurable: bool,
     nodes: Sequence[Node],
     asked: Asked,
 ) -> list[Row]:
@@ -308,8 +309,8 @@ def _estimate(
     listed = {source: photographs[key] for key, source in _sources(config).items() if key in photographs}
     if root is None:
         return [Row("estimate", "ok", "unknown: the run's storage cannot be read")]
-    if joined.state != "ok" or len(listed) < len(set(_sources(config).values())):
-        return [Row("estimate", "ok", "unknown: nothing can be measured without Ray and every photograph")]
+    if not measurable or len(listed) < len(set(_sources(config).values())):
+        return [Row("estimate", "ok", "unknown: it takes Ray with what the config asks for, and every photograph")]
     try:
         return [estimate.estimate(config, root, listed, nodes, asked)]
     except Exception as error:  # a refusal of the run, or of the machine

@@ -26,8 +26,8 @@ LOOKED_AT = 4
 """Photographs of each source that the measurement reads."""
 MEASURED_WITHIN_SECONDS = 600
 """Patience with a cluster whose CPUs others hold, and with the measurement."""
-TRAIN_STARTS_SECONDS = 8.5
-"""Ray Train's new workers on two idle cores (docs/performance.md); kept workers take 0.3."""
+TRAIN_STARTS_SECONDS, KEPT_START_SECONDS = 8.5, 0.3
+"""Of a training with Ray Train's new workers, and with those that are kept, on two idle cores (docs/performance.md)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +93,8 @@ class _AllKnown(dict[str, str]):
 
 
 def measure(config: Config, photographs: Mapping[str, Sequence[Photo]], stages: Iterable[Stage]) -> tuple[Rates, float]:
-    """Rates of the machine that a training worker gets, and the seconds until a process there was ready.
+    """Rates of as many processes side by side as a training has workers, those of the slowest, which the others wait
+    for; and the seconds until it was ready.
 
     Raises what went wrong there, TimeoutError where no CPU became free.
     """
@@ -107,11 +108,13 @@ def measure(config: Config, photographs: Mapping[str, Sequence[Photo]], stages: 
         name for name in used if name not in config.methods and (config.generator_of(name) or name in foreign)
     )
     sent = time.time()
-    measured = cluster.ask_one(
+    copies = cluster.ask_side_by_side(
         rates.measure, config, sampled, networks, sorted(scores_of(config, stages)),
-        cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker, within_seconds=MEASURED_WITHIN_SECONDS,
+        count=compute.num_workers, cpus=compute.cpus_per_worker, gpus=compute.gpus_per_worker,
+        within_seconds=MEASURED_WITHIN_SECONDS,
     )  # fmt: skip
-    return measured, max(0.0, measured.ready - sent)
+    measured = max(copies, key=lambda copy: sum(network.step_seconds for network in copy.networks.values()))
+    return measured, max(0.0, max(copy.ready for copy in copies) - sent)
 
 
 def scores_of(config: Config, stages: Iterable[Stage]) -> set[str]:
@@ -134,6 +137,7 @@ class Estimator:
         compute = config.compute
         fitting = machines.gpus / compute.gpus_per_upscaler if compute.gpus_per_upscaler else machines.cpus
         self.actors = compute.upscale_actors or max(1, int(fitting))
+        self.keeps_workers = len(machines.nodes) == 1 and not compute.gpus_per_worker
         self.cores = max(1, min(machines.cpus, self.actors)) if not compute.gpus_per_upscaler else max(1, machines.cpus)
 
     def of(self, stage: Stage) -> tuple[float, float]:
@@ -223,8 +227,7 @@ class Estimator:
         """`validation`: seconds of one, on one worker."""
         compute = self.config.compute
         validations = -(-training.steps // training.validate_every_steps)
-        kept = len(self.machines.nodes) == 1 and not compute.gpus_per_worker
-        start = 0.3 if kept else TRAIN_STARTS_SECONDS
+        start = KEPT_START_SECONDS if self.keeps_workers else TRAIN_STARTS_SECONDS
         seconds = start + training.steps * step + validations * validation / compute.num_workers
         checkpoints = min(compute.keep_checkpoints, -(-training.steps // compute.checkpoint_every_steps))
         best = training.checkpoint == "best"
@@ -302,9 +305,11 @@ def estimate(
         told |= {name: (seconds, f"of {place}") for name, seconds in found.items()}
     measured, start = measure(config, photographs, stages)
     guess = Estimator(config, photographs, measured, Machines(nodes, start))
-    estimates = []
+    estimates, started = list[Estimate](), not guess.keeps_workers
     for stage in stages:
         seconds, size = guess.of(stage)
+        if not started and stage.name in measured.networks:
+            started, seconds = True, seconds + start  # the workers of all trainings
         seconds, rate = told.get(stage.name, (seconds, f"measured on {measured.where}"))
         estimates.append(Estimate(stage.name, seconds, size, rate))
     left_out = sorted(scores_of(config, stages) - set(measured.metric_seconds))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -31,7 +30,7 @@ SIDE_PX = 384
 SMALL_PX = 96
 QUICK_SECONDS = 1.5
 """On a CPU a step that would take longer is timed on two crops of SMALL_PX, and counted by its pixels."""
-ROUNDS, ENOUGH_SECONDS = 5, 0.3
+ROUNDS, ENOUGH_SECONDS = 20, 0.5
 FITTED_ROWS, FITTED_TREES = 400, 5
 TIMED_METRICS = ("niqe", "ma", "psnr", "ssim")
 
@@ -247,14 +246,12 @@ def _bytes(state: Any) -> int:
 
 
 def _seconds(work: Callable[[], object]) -> float:
-    """The middle of a few times, after one that warms up; one is enough where it takes long."""
-    times = list[float]()
-    for _ in range(1 + ROUNDS):
-        begun = time.perf_counter()
+    """The mean of some times after one that warms up: on a busy machine waiting counts."""
+    work()
+    begun, rounds, seconds = time.perf_counter(), 0, 0.0
+    while rounds < ROUNDS and seconds < ENOUGH_SECONDS:
         work()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - begun)
-        if sum(times[1:]) > ENOUGH_SECONDS:
-            break
-    return statistics.median(times[1:])
+        rounds, seconds = rounds + 1, time.perf_counter() - begun
+    return seconds / rounds
