@@ -1,8 +1,10 @@
 """The estimate of a run that is not made yet: its arithmetic, whose rates it takes, and that it reads no corpus."""
 
+import io
 import pathlib
 
 import pytest
+import torch
 
 from ranksr import pipeline
 from ranksr.ablation.schedule import plan_trial
@@ -14,6 +16,7 @@ from ranksr.inspect import estimate, rates
 from ranksr.inspect.estimate import Asked, Estimate, Estimator, Machines
 from ranksr.inspect.rates import Network, Photographs, Rates
 from ranksr.runs import Run
+from ranksr.train.world import World
 
 NODES = [Node("a", 4, 1, 0)]
 TRAINED, TESTED = "skimage:astronaut,coffee,ihc,motorcycle_left", "skimage:chelsea,rocket"
@@ -113,7 +116,12 @@ def test_a_measurement_times_every_kind_of_work_and_counts_the_detailed_location
     assert all(each.pixel_seconds > 0 for each in found.networks.values())
     trained = {name: each for name, each in found.networks.items() if name != "between"}
     assert all(each.step_seconds > 0 for each in trained.values())
-    assert trained["srgan"].checkpoint_bytes > 3 * trained["srgan"].weights_bytes > 0
+    srresnet, learner = trained["srresnet"], rates.sr_learner(config, "srresnet", World(), 48)
+    learner.update({"lr": torch.zeros(2, 3, 12, 12), "hr": torch.ones(2, 3, 48, 48)}, 0)
+    file = io.BytesIO()
+    torch.save(learner.state(), file)
+    assert srresnet.checkpoint_bytes == pytest.approx(len(file.getvalue()), rel=0.1)
+    assert trained["srgan"].checkpoint_bytes > srresnet.checkpoint_bytes > 3 * srresnet.weights_bytes * 0.99
     assert set(found.metric_seconds) == {"niqe", "psnr"}  # nobody timed the other one
     (photo,) = found.photographs.values()
     assert (photo.pixels, photo.sub_images, photo.locations) == (240**2, 4 * 120**2, {"rank_dataset": 1.0})

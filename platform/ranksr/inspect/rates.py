@@ -207,12 +207,15 @@ def _trained(config: Config, name: str, world: World, pixel_seconds: float) -> N
         return _seconds(lambda: learner.update(batch, 0))
 
     whole = learner_of(px)
+    optimizers = [whole.optimizer, getattr(whole, "discriminator_optimizer", None)]
+    trained = [group["params"] for each in optimizers if each is not None for group in each.param_groups]
+    checkpoint_bytes = _bytes(whole.state()) + 2 * _bytes(trained)  # with Adam's moments, which come with a step
     few = min(2, share)  # one alone has no batch statistics
     step = seconds(learner_of(small), few, small) * share / few * (px / small) ** 2 if world.device == "cpu" else 0.0
     if step < QUICK_SECONDS:
         step = seconds(whole, share, px)
     network = whole.ranker if of_ranker else whole.exported
-    return Network(pixel_seconds, step, _bytes(whole.state()), _bytes(network.state_dict()))
+    return Network(pixel_seconds, step, checkpoint_bytes, _bytes(network.state_dict()))
 
 
 def _batch(of_ranker: bool, count: int, side: int) -> Batch:
