@@ -40,7 +40,7 @@ def command(
     capsys: pytest.CaptureFixture[str],
 ):
     """Runs `ranksr NAME` on the photographs, in the Ray of the tests; gives exit code and what was said."""
-    monkeypatch.setattr(session, "init_ray", lambda config, root: None)
+    monkeypatch.setattr(session, "init_ray", lambda *_: None)
     monkeypatch.setenv("RANKSR_CACHE", str(tmp_path / "cache"))
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "cup.png").write_bytes(

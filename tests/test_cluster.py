@@ -5,9 +5,11 @@ import dataclasses
 import json
 import os
 import pathlib
+import platform
 import shutil
 import socket
 import subprocess
+import sys
 import sysconfig
 import tempfile
 import time
@@ -15,6 +17,7 @@ import venv
 from collections.abc import Iterator
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from ranksr import cluster as resources
 from ranksr import storage
@@ -379,6 +382,69 @@ def test_a_run_in_a_bucket_is_held_by_one_command_of_a_cluster(
             pass
     with resources.reserve("s3://bucket/run"):
         pass
+
+
+HOLD = """
+import sys, ray
+from ranksr import cluster, session
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+session.require_vitals({})  # asks both nodes
+holding = [cluster.reserve(root) for root in sys.argv[2:]]
+for each in holding:
+    each.__enter__()
+where = ray.get([
+    ray.get_actor(root, "ranksr").__ray_call__.remote(lambda _: ray.get_runtime_context().get_node_id())
+    for root in sys.argv[2:]
+])
+print(ray.get_runtime_context().get_node_id(), *where, flush=True)
+sys.stdin.read()
+"""
+
+RESERVE = """
+import sys, ray
+from ranksr import cluster
+from ranksr.errors import UserError
+ray.init(address=sys.argv[1], log_to_driver=False, logging_level="ERROR")
+cluster.OWNER_MAY_BE_DYING_SECONDS = float(sys.argv[2])
+for root in sys.argv[3:]:
+    try:
+        cluster.reserve(root).__enter__()
+        print("free")
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_in_a_bucket_is_held_on_the_node_of_its_command_whatever_becomes_of_other_nodes(
+    root: pathlib.Path,
+) -> None:
+    quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
+    small = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    nodes = Cluster(initialize_head=True, head_node_args={**small, "_system_config": quick})
+    runs = [f"s3://bucket/run{number}" for number in range(6)]
+    try:
+        other = nodes.add_node(num_cpus=1, object_store_memory=small["object_store_memory"])
+        command = [sys.executable, "-c", HOLD, nodes.address, *runs]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+            assert first.stdin is not None
+            assert first.stdout is not None
+            driver, *holders = first.stdout.readline().split()
+            assert holders == [driver] * len(runs)
+            assert driver == nodes.head_node.node_id
+            nodes.remove_node(other, allow_graceful=False)
+            second = [sys.executable, "-c", RESERVE, nodes.address]
+            done = subprocess.run([*second, "0", *runs], check=True, capture_output=True, text=True)
+            assert [line.split(" since")[0] for line in done.stdout.splitlines()] == [
+                f"{run} is in use by process {first.pid} on {platform.node()}" for run in runs
+            ]
+            first.stdin.close()
+        done = subprocess.run([*second, "60", *runs], check=True, capture_output=True, text=True)
+        assert done.stdout.split() == ["free"] * len(runs)
+    finally:
+        nodes.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -57,12 +57,25 @@ if any(argument.endswith("default_worker.py") for argument in sys.orig_argv):
 ''' % (DEADLY, UNLUCKY)  # noqa: UP031
 
 
+def command(root: pathlib.Path, arguments: list[str], run: pathlib.Path, **environment: str) -> tuple[int, str]:
+    """Exit code and output of the job that makes a rank dataset."""
+    words = [sys.executable, str(root / "jobs" / "rank_dataset.py"), *arguments, "--run", str(run)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env={**os.environ, **environment})
+    return done.returncode, done.stdout + done.stderr
+
+
 def rank_dataset(root: pathlib.Path, arguments: list[str], run: pathlib.Path, **environment: str) -> pathlib.Path:
     """The stage's folder, after the command."""
-    command = [sys.executable, str(root / "jobs" / "rank_dataset.py"), *arguments, "--run", str(run)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **environment})
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    code, said = command(root, arguments, run, **environment)
+    assert code == 0, said[-6000:]
     return run / "rank_dataset"
+
+
+def deadly(tmp_path: pathlib.Path) -> dict[str, str]:
+    """Environment in which workers die."""
+    storage.write_bytes(str(tmp_path / "site" / "sitecustomize.py"), SITECUSTOMIZE.encode())
+    path = os.pathsep.join([str(tmp_path / "site"), os.environ["PYTHONPATH"]])
+    return {"PYTHONPATH": path, "DEATHS": str(tmp_path / "deaths")}
 
 
 @pytest.mark.timeout(240)
@@ -88,12 +101,7 @@ def test_a_photograph_that_kills_every_worker_is_rejected_by_name_and_the_others
         "compute.upscale_actors=1",
     ]
     expected = rank_dataset(root, arguments, tmp_path / "undisturbed")
-    storage.write_bytes(str(tmp_path / "site" / "sitecustomize.py"), SITECUSTOMIZE.encode())
-    found = rank_dataset(
-        *(root, arguments, tmp_path / "run"),
-        PYTHONPATH=os.pathsep.join([str(tmp_path / "site"), os.environ["PYTHONPATH"]]),
-        DEATHS=str(tmp_path / "deaths"),
-    )
+    found = rank_dataset(root, arguments, tmp_path / "run", **deadly(tmp_path))
     deaths = (tmp_path / "deaths").read_text().split()
     assert (deaths.count(DEADLY), deaths.count(UNLUCKY)) == (MOST_DEATHS, 1)
 
@@ -119,3 +127,32 @@ def test_a_photograph_that_kills_every_worker_is_rejected_by_name_and_the_others
     ]
     assert files[0] == files[1]
     assert not list(pathlib.Path(tempfile.gettempdir()).glob("ranksr-attempts-*"))
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("model", ["niqe", "ma"])
+def test_a_model_is_fitted_without_the_photograph_that_kills_its_worker(
+    model: str, root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path
+) -> None:
+    whole = sources.read_photo("skimage:coffee")
+    for number in range(6):
+        image = np.ascontiguousarray(whole[20 * number : 20 * number + 240, 30 * number : 30 * number + 240])
+        storage.write_bytes(str(tmp_path / "hr" / f"{number:02d}.png"), images.encode_png(image))
+    compared = ["rank_dataset.methods=[bicubic]", "ranker.methods=[bicubic, hr]"]
+    fitted = ["scoring.niqe_model=published", f"scoring.{model}_model=fit"]
+    arguments = [str(root / "configs" / "demo.yaml"), *tiny, *compared, *fitted, f"data.hr={tmp_path / 'hr'}"]
+    code, said = command(root, [*arguments, "data.max_bad_fraction=0.2"], tmp_path / "run", **deadly(tmp_path))
+    assert code == 0, said[-6000:]
+    reason = f"left out: {tmp_path / 'hr' / DEADLY}: its worker died {MOST_DEATHS} times at it"
+    assert reason in said
+    results = json.loads((tmp_path / "run" / f"calibration_{model}" / "stage.json").read_text())["results"]
+    assert results["images"] == 5
+    deaths = (tmp_path / "deaths").read_text().split()
+    assert deaths.count(UNLUCKY) == 1
+    assert not list(pathlib.Path(tempfile.gettempdir()).glob("ranksr-attempts-*"))
+
+    (tmp_path / "deaths").unlink()
+    code, said = command(root, [*arguments, "data.on_bad_image=fail"], tmp_path / "strict", **deadly(tmp_path))
+    assert code == 2
+    assert f"{tmp_path / 'hr' / DEADLY}" in said
+    assert "WorkerCrashedError" not in said

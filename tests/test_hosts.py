@@ -38,6 +38,23 @@ for path in pathlib.Path(sys.argv[1]).iterdir():
 storage.write_bytes("s3://bucket/tested/astronaut.png", pathlib.Path(sys.argv[2], "astronaut.png").read_bytes())
 """
 
+PHOTOGRAPH = """
+import pathlib
+from skimage import data
+pathlib.Path("/tmp/mine").mkdir()
+for name in ("coffee", "rocket"):
+    found = next(pathlib.Path(data.__file__).parent.glob(f"{name}.*"))
+    pathlib.Path("/tmp/mine", found.name).write_bytes(found.read_bytes())
+"""
+
+ABLATION = """
+about: two rates
+method: srresnet
+trials:
+  - {name: slow, overrides: [methods.srresnet.train.learning_rate=2.0e-4]}
+  - {name: slower, overrides: [methods.srresnet.train.learning_rate=1.0e-4]}
+"""
+
 DIGESTS = """
 import hashlib, json, sys
 from ranksr import storage
@@ -101,6 +118,19 @@ def test_a_folder_of_the_head_is_refused_and_a_bucket_is_not(
     said = finish(refused)
     assert refused.returncode, said
     assert "--run /tmp/run is a local folder, and the cluster has 3 nodes: use --run s3://bucket/prefix" in said
+
+
+def test_photographs_that_only_the_head_has_are_refused_before_the_first_stage(
+    cluster: "hosts.Cluster", small: list[str]
+) -> None:
+    cluster.head.run("python", "-c", PHOTOGRAPH)
+    job = cluster.submit("rank_dataset", *small, "data.hr=/tmp/mine", "--run", "s3://bucket/mine")
+    said = finish(job)
+    assert job.returncode, said
+    assert "files on nodes: " in said
+    assert "/tmp/mine/coffee.png" in said
+    assert "put the files where every node sees them: S3" in said
+    assert not digests(cluster, "s3://bucket/mine", "stage.json")
 
 
 @all_cases
@@ -194,6 +224,39 @@ def test_a_training_across_hosts_waits_for_the_one_that_was_cut_off_and_ends_wit
     cluster.network.join("two")
     restart(cluster, cluster.two)
     end(cluster, job, run, undisturbed[2])
+
+
+def ablate(cluster: "hosts.Cluster", training: list[str], run: str) -> subprocess.Popen[str]:
+    """A submitted ablation of two trials, each of one training. The job, which is on the head, reads its file there."""
+    cluster.head.run("sh", "-c", f"printf %s '{ABLATION}' > /tmp/rates.yaml")
+    return cluster.submit("ablation", "/tmp/rates.yaml", *training, "--run", run)
+
+
+@all_cases
+@pytest.mark.timeout(1800)
+def test_an_ablation_goes_on_without_a_worker_that_was_cut_off_and_ends_with_the_same_weights(
+    cluster: "hosts.Cluster", training: list[str]
+) -> None:
+    restart(cluster, cluster.two)  # as it may have been cut off before
+    run, expected = "s3://bucket/ablated", dict[str, str]()
+    for disturbed in (False, True):
+        job = ablate(cluster, training, run)
+        if disturbed:
+            cluster.python(WAIT, f"{run}/ablation/stages", "checkpoints/step_", "3")
+            cluster.network.cut("two")
+        try:
+            said = finish(job, 800)
+        finally:
+            cluster.network.join("two")
+        assert job.returncode == 0, said
+        found = digests(cluster, f"{run}/ablation/stages", "weights.pt")
+        assert len(found) == 2
+        if not disturbed:
+            expected = found
+            cluster.python("import sys; from ranksr import storage; storage.delete(sys.argv[1])", f"{run}/ablation")
+    restart(cluster, cluster.two)
+    assert found == expected
+    assert "continues from the checkpoint of step" in said
 
 
 @all_cases

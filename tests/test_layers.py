@@ -19,7 +19,7 @@ LAYERS = [
     ("models", "losses", "metrics", "weights", "checkpoints", "runs", "cluster", "gauges"),
     ("data",),
     ("train",),
-    ("stages", "report", "preflight", "identity", "context", "scoring"),
+    ("stages", "report", "preflight", "identity", "context", "scoring", "vitals"),
     ("pipeline",),
     ("ablation", "session"),
     ("inspect", "study", "presets"),

@@ -48,9 +48,7 @@ OVERRIDES = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
 RUN = click.argument("root", metavar="RUN", type=click.Path())
 RANKER_OF = click.option("--ranker", metavar="NAME", help="One of several Rankers: the rank dataset as it sees it.")
 VALIDATION = click.option("--validation", is_flag=True, help="Show validation images by trainings at their kept steps.")
-INTO = click.option(
-    "--run", "root", metavar="DIR", type=click.Path(), help="Run folder or s3://bucket/prefix (default: runs/NAME)."
-)
+INTO = click.option("--run", "root", metavar="DIR", type=click.Path(), help="Folder or s3:// URI (default: runs/NAME).")
 
 
 @commands.command()
@@ -153,6 +151,7 @@ def show(root: str) -> int:
 @INTO
 @click.option("--price-per-core-hour", type=click.FloatRange(min=0), metavar="USD", help="For the estimate of cost.")
 @click.option("--price-per-gpu-hour", type=click.FloatRange(min=0), metavar="USD", help="For the estimate of cost.")
+@click.option("--rates", metavar="RUN", help="A run whose finished stages tell how long such stages take.")
 @click.option("--json", "as_json", is_flag=True, help="Print the rows as one JSON object.")
 @guarded(builds=False)
 def doctor(as_json: bool, **asked: Any) -> int:

@@ -157,6 +157,24 @@ def ask_every_node(function: Callable[..., Told], *arguments: object, within_sec
     return answers
 
 
+def ask_side_by_side(
+    function: Callable[..., Told], *arguments: object, count: int, cpus: float, gpus: float, within_seconds: float
+) -> list[Told]:
+    """Call a function in so many processes at once, each with so much for itself. Raises what one raised, or
+    TimeoutError."""
+    asked = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function)
+    tasks = [asked.remote(*arguments) for _ in range(count)]
+    try:
+        return ray.get(tasks, timeout=within_seconds)
+    except ray.exceptions.GetTimeoutError as error:
+        raise TimeoutError(
+            f"no answer within {within_seconds:g} s: {count} x ({cpus:g} CPU, {gpus:g} GPU) are not free"
+        ) from error
+    finally:
+        for task in tasks:
+            ray.cancel(task, force=True)
+
+
 class Holder:
     """An actor whose name says that somebody works on a run."""
 

@@ -4,16 +4,19 @@ import json
 import logging
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ranksr import pipeline, preflight, runs, storage, terminal
+from ranksr import pipeline, preflight, runs, storage, terminal, vitals
 from ranksr.config import Config, load_config
+from ranksr.data.sources import Photo
 from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
 
 PACKAGE = pathlib.Path(__file__).resolve().parent
+VITALS_WITHIN_SECONDS = 30
+"""Patience with nodes that have to start a process for it, at a start; one without an answer is looked at by nobody."""
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
 """Object store of a private Ray. Ray's own default is 30 % of the memory, more than a laptop likes to give."""
 
@@ -34,15 +37,16 @@ def open_run(path: str, overrides: Sequence[str], root: str | None) -> pipeline.
 
     def start_ray() -> None:
         if not started:
-            _start(config, place)
+            _start(config, place, context.listed)
             started.append(True)
 
-    return pipeline.Context(config, runs.Run(place), start_ray)
+    context = pipeline.Context(config, runs.Run(place), start_ray)
+    return context
 
 
-def _start(config: Config, root: str) -> None:
+def _start(config: Config, root: str, photographs: Mapping[str, Sequence[Photo]]) -> None:
     runs.locks.enter_context(runs.lock(root))
-    init_ray(config, root)
+    init_ray(config, root, photographs)
     if storage.is_remote(root):
         from ranksr import cluster
 
@@ -55,13 +59,39 @@ def job_environment() -> dict[str, Any]:
     return (json.loads(raw).get("runtime_env") or {"job": True}) if raw else {}
 
 
-def init_ray(config: Config, root: str) -> None:
-    """Join or start Ray (see `connect`). Raises UserError where it is not what the config needs."""
+def init_ray(config: Config, root: str, photographs: Mapping[str, Sequence[Photo]]) -> None:
+    """Join or start Ray (see `connect`). Raises UserError where it is not what the config needs.
+
+    `photographs`: by source, as far as they are listed.
+    """
     connect()
     from ranksr import cluster
 
     cluster.require_shared_root(config.compute, root)
     cluster.require_resources(config.compute)
+    require_vitals(photographs)
+
+
+def require_vitals(photographs: Mapping[str, Sequence[Photo]]) -> None:
+    """Look at this process, and at every node where work can go; see `vitals`. Starts no node, reserves no CPU.
+
+    `photographs`: by source. Raises UserError for what would fail later; warns of the rest.
+    """
+    from ranksr import cluster
+
+    versions, files = vitals.versions(), dict[str, str]()
+    if cluster.is_this_machine():
+        nodes = {"this machine": vitals.look()}
+    else:
+        files = vitals.readable(photographs)
+        answers = cluster.ask_every_node(vitals.look, list(files.values()), within_seconds=VITALS_WITHIN_SECONDS)
+        working = {answer.node.name: answer.told for answer in answers if answer.node.cpus or answer.node.gpus}
+        nodes = {name: told for name, told in working.items() if not isinstance(told, Exception)}
+        for name, told in working.items():
+            if isinstance(told, Exception):
+                log.warning("node %s was not looked at: %s", name, vitals.why(told))
+    if nodes:
+        vitals.require(vitals.judge(nodes, versions, files))
 
 
 def joins() -> bool:

@@ -320,13 +320,17 @@ def digest_of(value: Any) -> str:
 
 
 def probe(root: str, what: str = "run folder") -> None:
-    """Fail now, with one clear line, where nothing could be written later."""
-    name = join(root, f".probe-{uuid.uuid4().hex[:8]}")
+    """Fail now, with one clear line, where nothing could be written, read or deleted later. Raises UserError."""
+    token = uuid.uuid4().hex
+    name = join(root, f".probe-{token[:8]}")
     try:
-        write_bytes(name, b"")
+        write_bytes(name, token.encode())
+        found = read_bytes(name)
         delete(name)
     except (OSError, StorageError) as error:
         hint = (
             "check the bucket, AWS credentials and AWS_ENDPOINT_URL" if is_remote(root) else "choose a writable folder"
         )
         raise UserError(f"cannot write to {what} {root}: {' '.join(str(error).split())}; {hint}") from error
+    if found != token.encode():
+        raise UserError(f"{what} {root} does not give back what was just written to it: choose another")

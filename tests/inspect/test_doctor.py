@@ -4,21 +4,20 @@ import dataclasses
 import json
 import os
 import pathlib
+import platform
 import resource
 import stat
 
 import pytest
 
-from ranksr import cli, cluster, downloads, pipeline, session, storage
-from ranksr.ablation.schedule import plan_trial
+from ranksr import cli, cluster, downloads, session, storage, vitals
 from ranksr.cluster import Answer, Node
 from ranksr.config import Config, with_overrides
 from ranksr.errors import UserError
 from ranksr.inspect import doctor, node, verdicts
 from ranksr.inspect.doctor import Asked
-from ranksr.inspect.node import Failed, Told
-from ranksr.inspect.verdicts import Row
-from ranksr.runs import Run
+from ranksr.inspect.node import Told
+from ranksr.vitals import Failed, Row
 
 VERSIONS = {"Python": "3.11.7", "ranksr": "1", "ray": "2.60.0", "torch": "2.13.0", "numpy": "2.4", "numba": "0.63"}
 WELL = Told(
@@ -100,7 +99,7 @@ def test_a_node_that_does_not_answer_hides_no_other() -> None:
 
 
 def test_of_many_nodes_a_few_are_named() -> None:
-    found = verdicts.per_node("x", {name: ("failure", f"{name}!") for name in "abcde"}, "mend it")
+    found = vitals.per_node("x", {name: ("failure", f"{name}!") for name in "abcde"}, "mend it")
     assert found == Row("x", "failure", "a: a!; b: b!; c: c!; and 2 more", "mend it")
 
 
@@ -109,7 +108,7 @@ def test_of_many_nodes_a_few_are_named() -> None:
 )
 def test_room_is_judged_beside_what_trainings_copy(free: float, copies: int, state: str) -> None:
     told = dataclasses.replace(WELL, free_bytes=int(free * 2**30))
-    assert verdicts.room({"a": told}, copies * 2**30).state == state
+    assert vitals.of_room({"a": told}, copies * 2**30).state == state
 
 
 def test_slow_and_unwritable_storage_are_found() -> None:
@@ -133,7 +132,7 @@ def test_a_node_that_sees_another_disk_is_found(tmp_path: pathlib.Path) -> None:
     assert list(told.unreadable) == ["skimage:nosuch", "/no/file"]
     assert os.listdir(tmp_path) == ["driver"]
     assert told.open_files == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    assert told.versions == node.versions()
+    assert told.versions == vitals.versions()
 
 
 def test_a_published_file_must_be_in_the_cache_or_on_a_server(
@@ -230,7 +229,7 @@ def test_storage_in_a_bucket_is_tried_and_left_as_it_was(s3_server: str, monkeyp
 
 
 def test_exit_code_is_1_for_a_failure_alone() -> None:
-    assert [doctor.exit_code([Row("x", "ok", ""), Row("y", state, "")]) for state in verdicts.STATES] == [0, 0, 1]
+    assert [doctor.exit_code([Row("x", "ok", ""), Row("y", state, "")]) for state in vitals.STATES] == [0, 0, 1]
 
 
 def test_resources_and_a_local_run_of_several_nodes_are_rows(
@@ -248,31 +247,11 @@ def test_resources_and_a_local_run_of_several_nodes_are_rows(
     )
 
 
-def test_time_and_dollars_are_those_of_finished_stages(demo: Config, tmp_path: pathlib.Path) -> None:
-    run, nodes = Run(str(tmp_path / "run")), [Node("a", 4, 1, 0)]
-    asked = Asked(price_per_core_hour=0.05, price_per_gpu_hour=2.0)
-    assert doctor.estimate(demo, run.root, nodes, asked).startswith("unknown: no stage of this run is finished")
-    stages = {each.name: each for each in pipeline.plan(pipeline.Context(demo, run, start_ray=lambda: None))}
-    run.finish(run.begin(stages["patches"]), {"seconds": 3600.0})
-    said = doctor.estimate(demo, run.root, nodes, asked)
-    assert "never timed here" in said or "nothing timed yet" in said
-    assert "dollars" not in said
-    trial = with_overrides(demo, ["methods.fsrcnn.train.learning_rate=1e-4"])
-    (trained,) = (each for each in plan_trial(trial, run, {}) if each.name == "fsrcnn")
-    run.trials.finish(run.trials.begin(trained), {"seconds": 7200.0, "num_workers": 2})
-    said = doctor.estimate(demo, run.root, nodes, asked)
-    assert "about 120 min at the rates measured in this run, without calibration_ma" in said
-    assert said.endswith("; 4.40 dollars for 4 CPU and 1 GPU")
-    assert doctor.dollars(2.0, nodes, asked) == "; 4.40 dollars for 4 CPU and 1 GPU"
-    assert doctor.dollars(2.0, nodes, Asked(price_per_core_hour=0.05)) == "; 0.40 dollars for 4 CPU"
-    assert doctor.dollars(2.0, nodes, Asked()) == ""
-
-
 @pytest.mark.ray
 def test_every_node_is_asked_and_one_that_raises_says_so(ray_cluster: None) -> None:
     (told,) = cluster.ask_every_node(node.tell, node.Asked(files=("skimage:coffee",)), within_seconds=120)
     assert isinstance(told.told, Told)
-    assert verdicts.of_versions({"the driver": node.versions(), "node": told.told.versions}).state == "ok"
+    assert vitals.of_versions({"the driver": vitals.versions(), "node": told.told.versions}).state == "ok"
     (clock,) = cluster.ask_every_node(node.clock, within_seconds=120)
     assert not isinstance(clock.told, Exception)
     assert clock.sent <= clock.told <= clock.received
@@ -285,11 +264,24 @@ def test_every_node_is_asked_and_one_that_raises_says_so(ray_cluster: None) -> N
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_machine_without_a_cluster_is_examined(
-    demo_path: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    demo_path: str,
+    tiny: list[str],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(session, "connect", lambda: None)  # the session's Ray is there
-    assert cli.main(["doctor", demo_path, "--run", str(tmp_path / "run"), "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert {each["state"] for each in said["rows"]} <= {"ok", "warning"}
-    assert {"resources", "run on every node", "clocks"} <= {each["check"] for each in said["rows"]}
+    arguments = [*tiny, "--run", str(tmp_path / "run"), "--price-per-core-hour", "3600", "--json"]
+    code, said = cli.main(["doctor", demo_path, *arguments]), json.loads(capsys.readouterr().out)
+    found = {each["check"]: each for each in said["rows"]}
+    assert [each for each in said["rows"] if each["state"] == "failure"] == []
+    assert code == 0
+    assert {"resources", "run on every node", "clocks"} <= set(found)
+    numbers = found["estimate"]["numbers"]
+    assert "stages to build; about" in found["estimate"]["found"]
+    assert f"at rates measured on {platform.node()}" in found["estimate"]["found"]
+    assert {"patches", "srresnet", "ranker", "rank_dataset", "evaluation"} < {e["stage"] for e in numbers["stages"]}
+    assert numbers["dollars"] == pytest.approx(4 * numbers["seconds"])  # four CPUs
+    assert numbers["seconds"] == pytest.approx(sum(each["seconds"] for each in numbers["stages"]))
+    assert all(each["seconds"] > 0 for each in numbers["stages"])
     assert not list(tmp_path.iterdir())

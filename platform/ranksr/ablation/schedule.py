@@ -77,12 +77,7 @@ def cost(plans: Plans, num_workers: int, slots: int, others: Iterable[Stage] = (
     (see `work`), on as many workers.
     """
     stages = [stage for stages in plans.values() for stage in stages]
-    measured: dict[str, dict[str, float]] = {}
-    for stage in (*stages, *others):
-        if stage.done and stage.results.get("seconds"):
-            busy = stage.results["seconds"] * stage.results.get("num_workers", num_workers * slots)
-            measured.setdefault(stage.name, {})[stage.fingerprint] = busy / work(stage)
-    rates = {name: statistics.median(each.values()) for name, each in measured.items()}
+    rates = rates_of((*stages, *others), num_workers * slots)
     missing = {stage.fingerprint: stage for stage in stages if not stage.done}
     timed = [stage for stage in missing.values() if stage.name in rates]
     return Cost(
@@ -91,6 +86,16 @@ def cost(plans: Plans, num_workers: int, slots: int, others: Iterable[Stage] = (
         seconds=sum(rates[stage.name] * work(stage) for stage in timed) / (num_workers * slots),
         untimed=[stage.name for stage in missing.values() if stage.name not in rates],
     )
+
+
+def rates_of(stages: Iterable[Stage], num_workers: int) -> dict[str, float]:
+    """Name to seconds of one worker for a unit of work, of done stages. `num_workers`: where none is recorded."""
+    measured: dict[str, dict[str, float]] = {}
+    for stage in stages:
+        if stage.done and stage.results.get("seconds"):
+            busy = stage.results["seconds"] * stage.results.get("num_workers", num_workers)
+            measured.setdefault(stage.name, {})[stage.fingerprint] = busy / work(stage)
+    return {name: statistics.median(each.values()) for name, each in measured.items()}
 
 
 def work(stage: Stage) -> float:

@@ -14,7 +14,7 @@ import re
 import sys
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import ray
@@ -30,6 +30,8 @@ from ranksr.data.tasks import Actors, Row
 from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
+
+Made = TypeVar("Made")
 
 PART_BYTES = 8 * 2**20
 """Photographs of a part are together at most this large, or one: with the SR images made of them, a few times as
@@ -67,6 +69,31 @@ class Rejected:
     reason: str
     too_small: bool = False
     """The file is whole, but no patch fits into it: left out, and not counted as bad."""
+
+
+class TooSmallError(ValueError):
+    """A photograph into which no patch fits: left out, but no bad file."""
+
+
+def attempted(
+    job: str,
+    work: str,
+    photo: Photo,
+    rejected: list[Rejected],
+    make: Callable[..., Made],
+    *arguments: Any,
+    faults: type[ValueError] = ValueError,
+) -> Made | None:
+    """What `make` makes of a photograph, or None where it goes to `rejected`: for `faults`, which are its own, and for
+    the deaths of workers at it (`attempts`)."""
+    try:
+        with attempts.attempt(job, work, photo.image_id):
+            return make(*arguments)
+    except UserError:  # of a method or a place, not of this photograph
+        raise
+    except faults as error:
+        rejected.append(Rejected(photo.path, str(error), isinstance(error, TooSmallError)))
+        return None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,6 @@ import torch
 
 from ranksr import SCALE, checkpoints, images
 from ranksr.data import parts, sources
-from ranksr.data.attempts import attempt
 from ranksr.data.parts import Part, PartPhoto, Rejected
 from ranksr.errors import UserError
 
@@ -61,10 +60,6 @@ def _mean_of_turns(generator: torch.nn.Module, lr: torch.Tensor) -> torch.Tensor
     return total / 8
 
 
-class TooSmallError(ValueError):
-    """A photograph into which no patch fits: left out, but no bad file."""
-
-
 @dataclasses.dataclass(frozen=True)
 class UpscaledPhoto:
     about: PartPhoto
@@ -109,20 +104,17 @@ class Upscaler:
         done: list[UpscaledPhoto] = []
         rejected: list[Rejected] = []
         for each in part.photos:
-            try:
-                with attempt(part.job, "upscale", each.photo.image_id):
-                    done.append(UpscaledPhoto(each, self._make(each, self.known.get(part.name, ()))))
-            except UserError:  # of a method, not of this photograph
-                raise
-            except ValueError as error:
-                rejected.append(Rejected(each.photo.path, str(error), isinstance(error, TooSmallError)))
+            known = self.known.get(part.name, ())
+            pictures = parts.attempted(part.job, "upscale", each.photo, rejected, self._make, each, known)
+            if pictures is not None:
+                done.append(UpscaledPhoto(each, pictures))
         return UpscaledPart(part.name, done, rejected, part.job)
 
     def _make(self, each: PartPhoto, known: Collection[str]) -> dict[str, np.ndarray]:
         hr = images.crop_to_multiple(sources.read_photo(each.photo.path))
         height, width = hr.shape[:2]
         if min(height, width) < self.smallest_px:
-            raise TooSmallError(f"{width}x{height} px is smaller than a patch of {self.smallest_px} px")
+            raise parts.TooSmallError(f"{width}x{height} px is smaller than a patch of {self.smallest_px} px")
         pictures: dict[str, np.ndarray] = {}
 
         @functools.cache

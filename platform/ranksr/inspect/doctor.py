@@ -7,16 +7,16 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 
-from ranksr import cluster, pipeline, preflight, runs, session, storage
-from ranksr.ablation import schedule
+from ranksr import cluster, pipeline, preflight, session, storage, vitals
 from ranksr.cluster import Answer, Node
 from ranksr.config import Compute, Config, load_config
 from ranksr.data import sources
-from ranksr.inspect import node
-from ranksr.inspect.node import Failed, Told
-from ranksr.inspect.verdicts import STATES, Row, of_clocks, of_nodes, of_storage, room, told_by, tried
+from ranksr.inspect import estimate, node
+from ranksr.inspect.node import Told
+from ranksr.inspect.verdicts import of_clocks, of_nodes, of_storage, told_by, tried
 from ranksr.metrics.ma.model import PUBLISHED_URL
 from ranksr.models.features import PUBLISHED_URLS
+from ranksr.vitals import STATES, Failed, Row
 
 ANSWER_WITHIN_SECONDS = 300
 """Patience with a node: a store that is away is asked again for about a minute, at each of five requests."""
@@ -27,15 +27,12 @@ DRIVER = "this machine"
 
 
 @dataclasses.dataclass(frozen=True)
-class Asked:
+class Asked(estimate.Asked):
     """The command line."""
 
     config: str | None = None
     overrides: tuple[str, ...] = ()
     root: str | None = None
-    price_per_core_hour: float | None = None
-    """Dollars, as the other price."""
-    price_per_gpu_hour: float | None = None
 
 
 def examine(asked: Asked) -> list[Row]:
@@ -54,17 +51,17 @@ def examine(asked: Asked) -> list[Row]:
     shared = all(row.state == "ok" for row in rows if row.check == SHARED)
     files = _files(config, photographs) if config else {}
     answers, in_storage = _ask(config, root, files, joined.state == "ok", shared)
-    rows += of_nodes(answers, node.versions(), files)
+    rows += of_nodes(answers, vitals.versions(), files)
     if joined.state == "ok":  # asked again, of processes that have started, so that the answer takes milliseconds
         rows += _clocks()
     if root is not None:
         rows.append(of_storage(root, told_by(in_storage)))
     readable = root if rows[-1].state != "failure" else None
+    measurable = all(row.state == "ok" for row in rows if row.check in ("ray", "resources"))
+    expected = _estimate(config, readable, photographs, measurable, [each.node for each in answers], asked)
     if told := told_by(answers):
-        rows.append(room(told, _bytes_of_copies(config, readable)))
-    if config is not None and root is not None:
-        rows.append(tried("estimate", lambda: estimate(config, readable, [each.node for each in answers], asked)))
-    return rows
+        rows.append(vitals.of_room(told, _bytes_of_copies(config, readable, expected)))
+    return [*rows, *expected]
 
 
 def exit_code(rows: Sequence[Row]) -> int:
@@ -144,12 +141,17 @@ def of_config(config: Config) -> list[Row]:
     return rows
 
 
-def of_photographs(config: Config) -> tuple[list[Row], dict[str, list[sources.Photo]]]:
-    """A row for each source of photographs, and the photographs of those that are there."""
+def _sources(config: Config) -> dict[str, str]:
+    """Name of a row to a source of photographs."""
     keys = {"data.hr": config.data.hr}
     keys |= {f"{name}.hr": each.hr for name, each in config.rank_datasets.items() if each.hr}
+    return keys | {f"test set {test_set.name}": test_set.hr for test_set in config.test_sets}
+
+
+def of_photographs(config: Config) -> tuple[list[Row], dict[str, list[sources.Photo]]]:
+    """A row for each source of photographs, and the photographs of those that are there."""
+    keys = _sources(config)
     for test_set in config.test_sets:
-        keys |= {f"test set {test_set.name}": test_set.hr}
         keys |= {f"test set {test_set.name}, LR": test_set.lr} if test_set.lr else {}
     rows, photographs = [], dict[str, list[sources.Photo]]()
 
@@ -279,40 +281,37 @@ def _missing(path: str) -> list[str]:
     return found
 
 
-def _bytes_of_copies(config: Config | None, root: str | None) -> int:
-    """Bytes of what trainings copy to their nodes, as far as the run has it: patches and rank datasets."""
+def _bytes_of_copies(config: Config | None, root: str | None, expected: Sequence[Row]) -> int:
+    """Bytes of what trainings copy to their nodes: patches and rank datasets, those that the run has or will have."""
     if config is None or root is None:
         return 0
     copied = ("patches", *config.rank_datasets)
+    stages = [stage for row in expected for stage in row.numbers.get("stages", []) if stage["stage"] in copied]
+    if len(stages) == len(copied):
+        return int(sum(stage["size"] for stage in stages))
     with contextlib.suppress(Exception):  # the storage has a row of its own
         files = storage.list_files(root)
         return sum(size for name, size in files if name.split("/")[0] in copied and name.endswith(".parquet"))
     return 0
 
 
-def estimate(config: Config, root: str | None, nodes: Sequence[Node], asked: Asked) -> str:
-    """Time and dollars of what is missing in the run, at the rates of its finished stages; nothing is guessed.
-
-    Raises UserError where a start would refuse the run.
-    """
+def _estimate(
+    config: Config | None,
+    root: str | None,
+    photographs: Mapping[str, list[sources.Photo]],
+    measurable: bool,
+    nodes: Sequence[Node],
+    asked: Asked,
+) -> list[Row]:
+    """The row about time, bytes and dollars of what is missing in the run, where a run and a config are given."""
+    if config is None:
+        return []
+    listed = {source: photographs[key] for key, source in _sources(config).items() if key in photographs}
     if root is None:
-        return "unknown: the run's storage cannot be read"
-    run = runs.Run(root)
-    if not any(stage.done and stage.results.get("seconds") for stage in run.stages()):
-        return "unknown: no stage of this run is finished, so none has been timed"
-    plan = pipeline.plan(pipeline.Context(config, run, start_ray=lambda: None))
-    cost = schedule.cost({"": plan}, config.compute.num_workers, 1, run.trials.stages())
-    if not cost.seconds:
-        return str(cost)
-    return f"{cost}{dollars(cost.seconds / 3600, nodes, asked)}"
-
-
-def dollars(hours: float, nodes: Sequence[Node], asked: Asked) -> str:
-    """The price of all present nodes for that long: they are paid for while they stand, busy or not."""
-    cpus, gpus = sum(each.cpus for each in nodes), sum(each.gpus for each in nodes)
-    priced = [(cpus, "CPU", asked.price_per_core_hour), (gpus, "GPU", asked.price_per_gpu_hour)]
-    given = [(count, name, price) for count, name, price in priced if price is not None]
-    if not given:
-        return ""
-    total = hours * sum(count * price for count, _, price in given)
-    return f"; {total:.2f} dollars for {' and '.join(f'{count:g} {name}' for count, name, _ in given)}"
+        return [Row("estimate", "ok", "unknown: the run's storage cannot be read")]
+    if not measurable or len(listed) < len(set(_sources(config).values())):
+        return [Row("estimate", "ok", "unknown: it takes Ray with what the config asks for, and every photograph")]
+    try:
+        return [estimate.estimate(config, root, listed, nodes, asked)]
+    except Exception as error:  # a refusal of the run, or of the machine
+        return [Row("estimate", "failure", vitals.why(error))]

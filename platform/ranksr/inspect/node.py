@@ -1,33 +1,17 @@
 """What a node of the cluster says of itself to `ranksr doctor`. `tell` runs there; it judges nothing."""
 
 import dataclasses
-import importlib.metadata
 import os
-import platform
-import resource
 import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from typing import TypeVar
 
-from ranksr import __version__, downloads, storage
-from ranksr.data import sources
-from ranksr.errors import StorageError, mistake_behind
+from ranksr import downloads, storage
+from ranksr.errors import StorageError
+from ranksr.vitals import Failed, Value, Vitals, look, or_failed, why
 
-PACKAGES = ("ray", "torch", "numpy", "numba")
-"""Those whose versions decide whether nodes understand each other and compute the same numbers."""
 SHARED_MEMORY = "/dev/shm"
-
-Value = TypeVar("Value")
-
-
-@dataclasses.dataclass(frozen=True)
-class Failed:
-    """In place of what could not be found out."""
-
-    why: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,29 +29,19 @@ class Asked:
 
 
 @dataclasses.dataclass(frozen=True)
-class Told:
+class Told(Vitals):
     """The state of one node."""
 
-    versions: dict[str, str]
-    """Python, ranksr and PACKAGES; `absent` for one that is not installed."""
     gpus: int | Failed
     """Number of GPUs that torch sees."""
-    copies: str | Failed
-    """The temporary folder, in which a training copies its data."""
-    free_bytes: int | Failed
-    """Room in that folder."""
     shared_memory_bytes: int | None
     """Size of /dev/shm; None where the system has none."""
-    open_files: int
-    """Soft limit of open files of a process that Ray started."""
     numba_cache: str | Failed | None
     """Folder of compiled code; None where no folder can be written."""
     cache: str | Failed
     """Folder of downloads."""
     seconds: dict[str, float] | Failed
     """Request to the run's storage (write, read, list, delete) to its time."""
-    unreadable: dict[str, str]
-    """Those of the files that cannot be read, and why."""
     urls: dict[str, str | Failed]
     """Published file to `in the cache` or `downloadable`."""
 
@@ -75,49 +49,19 @@ class Told:
 def tell(asked: Asked) -> Told:
     """Find out how this node stands. Nothing that goes wrong hides another thing."""
     return Told(
-        versions=versions(),
-        gpus=_or_failed(_gpus),
-        copies=_or_failed(tempfile.gettempdir),
-        free_bytes=_or_failed(lambda: shutil.disk_usage(tempfile.gettempdir()).free),
+        **vars(look(asked.files)),
+        gpus=or_failed(_gpus),
         shared_memory_bytes=shutil.disk_usage(SHARED_MEMORY).total if os.path.isdir(SHARED_MEMORY) else None,
-        open_files=resource.getrlimit(resource.RLIMIT_NOFILE)[0],
-        numba_cache=_or_failed(_numba_cache),
-        cache=_or_failed(lambda: str(downloads.cache_folder())),
-        seconds=_or_failed(_time_requests, asked),
-        unreadable={path: read.why for path in asked.files if isinstance(read := _or_failed(_touch, path), Failed)},
-        urls={url: _or_failed(downloads.available, url) for url in asked.urls},
+        numba_cache=or_failed(_numba_cache),
+        cache=or_failed(lambda: str(downloads.cache_folder())),
+        seconds=or_failed(_time_requests, asked),
+        urls={url: or_failed(downloads.available, url) for url in asked.urls},
     )
 
 
 def clock() -> float:
     """This node's time, in seconds since 1970."""
     return time.time()
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python, ranksr and PACKAGES in this process."""
-    found = {"Python": platform.python_version(), "ranksr": __version__}
-    for name in PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
-
-
-def why(error: Exception) -> str:
-    """One line for a row: the user's mistake behind the error, else its kind and text."""
-    if mistake := mistake_behind(error):
-        return " ".join(str(mistake).split())
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
-
-
-def _or_failed(find: Callable[..., Value], *arguments: object) -> Value | Failed:
-    try:
-        return find(*arguments)
-    except Exception as error:
-        return Failed(why(error))
 
 
 def _gpus() -> int:
@@ -130,14 +74,6 @@ def _numba_cache() -> str | None:
     from ranksr.metrics import kernels
 
     return kernels.cache_folder()
-
-
-def _touch(path: str) -> None:
-    if path.startswith(sources.WHEEL):
-        path = sources.wheel_file(path.removeprefix(sources.WHEEL))
-    filesystem, inner = storage.resolve(path)
-    with storage.answering(path), filesystem.open_input_file(inner) as stream:
-        stream.read(1)
 
 
 def _time_requests(asked: Asked) -> dict[str, float]:

@@ -1,38 +1,26 @@
 """Rows of `ranksr doctor`, and the judgement of what nodes say of themselves (`node.py`)."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
 
 from ranksr.cluster import Answer
-from ranksr.inspect import node
-from ranksr.inspect.node import Failed, Told, Value
-
-State = Literal["ok", "warning", "failure"]
-STATES: tuple[State, ...] = ("ok", "warning", "failure")
+from ranksr.inspect.node import Told
+from ranksr.vitals import (
+    Failed,
+    Judged,
+    Row,
+    State,
+    Value,
+    of_files,
+    of_open_files,
+    of_versions,
+    per_node,
+    size_text,
+    why,
+)
 
 SKEW_WARNS_SECONDS, SKEW_FAILS_SECONDS = 1.0, 60.0
 """Differences of clocks; S3 itself refuses requests that are 15 minutes off."""
-ROOM_WARNS_BYTES, ROOM_FAILS_BYTES = 10 * 2**30, 2**30
-"""Free room in the temporary folder: Ray's objects and logs go there as well as the copies of trainings."""
 SLOW_REQUEST_SECONDS = 1.0
-OPEN_FILES = 4096
-"""Below this limit Ray itself warns of connection errors."""
-NAMED = 3
-"""Number of nodes that a row names."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    check: str
-    state: State
-    found: str
-    remedy: str = ""
-    """Empty where nothing is to be done, and where `found` is an error that says it."""
-
-
-Judged = tuple[State, str]
-"""State and finding of one node."""
 Nodes = Mapping[str, Told]
 """Name of a node to what it says of itself."""
 
@@ -42,28 +30,22 @@ def tried(check: str, examine: Callable[[], str]) -> Row:
     try:
         return Row(check, "ok", examine())
     except Exception as error:  # a check that fails, by whatever, must not hide the others
-        return Row(check, "failure", node.why(error))
+        return Row(check, "failure", why(error))
 
 
 def of_nodes(answers: Sequence[Answer[Told]], driver: dict[str, str], files: Mapping[str, str]) -> list[Row]:
     """The rows about nodes. `driver`: its versions; `files`: key to a path of which every node read the first byte."""
     silent = {each.node.name: each.told for each in answers if isinstance(each.told, Exception)}
     rows = [
-        Row("node", "failure", f"{name}: {node.why(why)}", "see its log, install what it lacks (infra/Dockerfile)")
-        for name, why in silent.items()
+        Row("node", "failure", f"{name}: {why(error)}", "see its log, install what it lacks (infra/Dockerfile)")
+        for name, error in silent.items()
     ]
     nodes = told_by(answers)
     if not nodes:
         return rows
     rows += [of_versions({"the driver": driver, **{name: told.versions for name, told in nodes.items()}})]
     rows += [of_gpus(answers), of_shared_memory(answers)]
-    rows.append(
-        per_node(
-            "open files",
-            {name: _open_files(told.open_files) for name, told in nodes.items()},
-            f"raise the limit (`ulimit -n`) to {OPEN_FILES} or more before `ray start`",
-        )
-    )
+    rows.append(of_open_files(nodes))
     rows.append(
         per_node(
             "numba cache",
@@ -82,37 +64,6 @@ def of_nodes(answers: Sequence[Answer[Told]], driver: dict[str, str], files: Map
 def told_by(answers: Sequence[Answer[Told]]) -> dict[str, Told]:
     """What the nodes say that answered."""
     return {each.node.name: told for each, told in _answered(answers)}
-
-
-def per_node(check: str, judged: Mapping[str, Judged], remedy: str = "") -> Row:
-    """One row for all nodes: the worst state, and the nodes in that state by name unless all say the same."""
-    worst = max((state for state, _ in judged.values()), key=STATES.index)
-    found = {name: text for name, (state, text) in judged.items() if state == worst}
-    if len(found) == len(judged) and len(set(found.values())) == 1:
-        said = next(iter(found.values()))
-    else:
-        said = "; ".join(f"{name}: {text}" for name, text in list(found.items())[:NAMED])
-        said += f"; and {len(found) - NAMED} more" if len(found) > NAMED else ""
-    return Row(check, worst, said, "" if worst == "ok" else remedy)
-
-
-def of_versions(processes: Mapping[str, dict[str, str]]) -> Row:
-    """`processes`: the driver and the nodes to their versions by package."""
-    first, wrong = next(iter(processes.values())), []
-    for package in first:
-        having: dict[str, list[str]] = {}
-        for name, versions in processes.items():
-            having.setdefault(versions[package], []).append(name)
-        if len(having) > 1 or "absent" in having:
-            wrong.append(f"{package} {', '.join(f'{version} on {_some(names)}' for version, names in having.items())}")
-    if wrong:
-        remedy = "install the same versions on every node and on the driver, e.g. from infra/Dockerfile"
-        return Row("versions", "failure", "; ".join(wrong), remedy)
-    return Row("versions", "ok", ", ".join(f"{package} {version}" for package, version in first.items()))
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def of_gpus(answers: Sequence[Answer[Told]]) -> Row:
@@ -135,8 +86,8 @@ def of_shared_memory(answers: Sequence[Answer[Told]]) -> Row:
 
     def judge(store: float, shared: int | None) -> Judged:
         if shared is None:
-            return "ok", f"none on this system, object store {_size(store)}"
-        return ("warning" if shared < store else "ok"), f"/dev/shm {_size(shared)}, object store {_size(store)}"
+            return "ok", f"none on this system, object store {size_text(store)}"
+        return ("warning" if shared < store else "ok"), f"/dev/shm {size_text(shared)}, object store {size_text(store)}"
 
     judged = {
         each.node.name: judge(each.node.object_store_bytes, told.shared_memory_bytes)
@@ -168,10 +119,6 @@ def _answered(answers: Sequence[Answer[Value]]) -> list[tuple[Answer[Value], Val
     return [(each, each.told) for each in answers if not isinstance(each.told, Exception)]
 
 
-def _open_files(limit: int) -> Judged:
-    return ("warning" if 0 <= limit < OPEN_FILES else "ok"), "unlimited" if limit < 0 else str(limit)
-
-
 def _numba_cache(folder: str | Failed | None) -> Judged:
     if isinstance(folder, Failed):
         return "failure", folder.why
@@ -186,17 +133,6 @@ def _cache(folder: str | Failed) -> Judged:
 
 def _url(where: str | Failed) -> Judged:
     return ("failure", where.why) if isinstance(where, Failed) else ("ok", where)
-
-
-def of_files(nodes: Nodes, files: Mapping[str, str]) -> Row:
-    """Models, weights and photographs that every node opens by itself."""
-
-    def judge(told: Told) -> Judged:
-        unread = [f"{key}: {told.unreadable[path]}" for key, path in files.items() if path in told.unreadable]
-        return ("failure", "; ".join(unread)) if unread else ("ok", f"{', '.join(files)} can be read")
-
-    remedy = "correct the path, or put the files where every node sees them: S3, or the same path on each"
-    return per_node("files on nodes", {name: judge(told) for name, told in nodes.items()}, remedy)
 
 
 def of_storage(root: str, nodes: Nodes) -> Row:
@@ -216,25 +152,3 @@ def of_storage(root: str, nodes: Nodes) -> Row:
     else:
         remedy = "work in the bucket's region, or on a faster disk"
     return per_node(f"storage {root}", judged, remedy)
-
-
-def room(nodes: Nodes, copies_bytes: int) -> Row:
-    """Free room for local copies. `copies_bytes`: what they take, as far as the run has made what is copied."""
-
-    def judge(folder: str | Failed, free: int | Failed) -> Judged:
-        for each in (folder, free):
-            if isinstance(each, Failed):
-                return "failure", each.why
-        assert isinstance(free, int)
-        state: State = "failure" if free < ROOM_FAILS_BYTES else "ok"
-        if state == "ok" and free < max(ROOM_WARNS_BYTES, copies_bytes):
-            state = "warning"
-        asked = f", copies of this run {_size(copies_bytes)}" if copies_bytes else ""
-        return state, f"{_size(free)} free in {folder}{asked}"
-
-    judged = {name: judge(told.copies, told.free_bytes) for name, told in nodes.items()}
-    return per_node("room for copies", judged, "set TMPDIR to a folder with room before `ray start`")
-
-
-def _size(number: float) -> str:
-    return f"{number / 2**30:.1f} GiB"

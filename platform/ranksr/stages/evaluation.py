@@ -9,12 +9,11 @@ import pyarrow as pa
 from ranksr import images, storage
 from ranksr.config import TestSet
 from ranksr.data import parts, sources
-from ranksr.data.attempts import DeadlyPhotographError, attempt
 from ranksr.data.sources import Photo
 from ranksr.metrics import metric_info
 from ranksr.metrics.engine import Judge
 from ranksr.runs import PICTURES, SCORES
-from ranksr.stages.rank_dataset import Made
+from ranksr.stages.rank_dataset import Made, scored
 
 if TYPE_CHECKING:
     from ranksr.data.upscale import (  # with torch, which the scoring workers do without
@@ -47,11 +46,7 @@ class _Score:
     def __call__(self, part: "UpscaledPart") -> parts.Content:
         rows, rejected = list[parts.Row](), list(part.rejected)
         for each in part.photos:
-            try:
-                with attempt(part.job, "score", each.about.photo.image_id):
-                    rows += self._scored(each)
-            except DeadlyPhotographError as error:
-                rejected.append(parts.Rejected(each.about.photo.path, str(error)))
+            rows += scored(part, each, rejected, self._scored, each)
         return parts.Content(rows, rejected)
 
     def _scored(self, each: "UpscaledPhoto") -> list[parts.Row]:

@@ -7,7 +7,6 @@ import pyarrow as pa
 from ranksr import SCALE, images
 from ranksr.config import Data
 from ranksr.data import parts, sources
-from ranksr.data.attempts import attempt
 from ranksr.data.sources import Photo
 
 SCHEMA = pa.schema(
@@ -32,11 +31,7 @@ class _Cut:
         rows: list[parts.Row] = []
         rejected: list[parts.Rejected] = []
         for each in part.photos:
-            try:
-                with attempt(part.job, "cut", each.photo.image_id):
-                    rows += self._rows(each)
-            except ValueError as error:
-                rejected.append(parts.Rejected(each.photo.path, str(error)))
+            rows += parts.attempted(part.job, "cut", each.photo, rejected, self._rows, each) or []
         return parts.Content(rows, rejected)
 
     def _rows(self, each: parts.PartPhoto) -> list[parts.Row]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from ranksr import images, storage
 from ranksr.config import Data, RankDataset
 from ranksr.data import parts, sources
-from ranksr.data.attempts import DeadlyPhotographError, attempt
+from ranksr.data.attempts import DeadlyPhotographError
 from ranksr.data.labels import label_values
 from ranksr.data.sources import Photo
 from ranksr.errors import UserError
@@ -98,12 +98,7 @@ class Locate:
         rejected = list(part.rejected)
         for each in part.photos:
             fingerprints = {**self.fingerprints, **each.about.given_digests}
-            try:
-                with attempt(part.job, "score", each.about.photo.image_id):
-                    locations = self._locations(each, counts)
-            except DeadlyPhotographError as error:
-                rejected.append(parts.Rejected(each.about.photo.path, str(error)))
-                continue
+            locations = scored(part, each, rejected, self._locations, each, counts)
             for row in locations:
                 rows.append({**row, "split": each.about.split, "fingerprints": list(fingerprints.items())})
         return parts.Content(rows, rejected, counts)
@@ -117,11 +112,7 @@ class Locate:
         lacking = [name for name in self.methods if rows and name not in rows[0]["methods"]]
         for each in part.photos:
             own = [row for row in rows if row["image_id"] == each.about.photo.image_id]
-            try:
-                with attempt(part.job, "score", each.about.photo.image_id):
-                    done += self._with(lacking, each, own)
-            except DeadlyPhotographError as error:
-                rejected.append(parts.Rejected(each.about.photo.path, str(error)))
+            done += scored(part, each, rejected, self._with, lacking, each, own)
         named = {entry.path for entry in rejected}
         # Fewer methods took all memory there, or a file was bad that is no longer asked for.
         rejected += [entry for entry in summary.rejected if entry.path not in named]
@@ -204,6 +195,14 @@ class Locate:
             "pngs": [_encode(patch) for patch in patches],
             **values,
         }
+
+
+def scored(
+    part: "UpscaledPart", each: "UpscaledPhoto", rejected: list[parts.Rejected], make: Any, *arguments: Any
+) -> list[parts.Row]:
+    """Rows of a photograph, none of one at which workers die; an error here is ours, not the photograph's."""
+    photo, faults = each.about.photo, DeadlyPhotographError
+    return parts.attempted(part.job, "score", photo, rejected, make, *arguments, faults=faults) or []
 
 
 def _cut(picture: np.ndarray, y: int, x: int, size: int) -> np.ndarray:

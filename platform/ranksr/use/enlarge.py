@@ -19,7 +19,6 @@ import torch
 from ranksr import cluster, listing, storage, terminal
 from ranksr.config import Compute
 from ranksr.data import parts, sources
-from ranksr.data.attempts import attempt
 from ranksr.data.sources import Photo
 from ranksr.data.upscale import UpscaleActors
 from ranksr.decoding import Picture, decode_picture
@@ -236,14 +235,10 @@ class _Actor:
         rows: list[parts.Row] = []
         rejected: list[parts.Rejected] = []
         for photo in (each.photo for each in part.photos):
-            try:
-                with attempt(part.job, "upscale", photo.image_id):
-                    upscale_file(self._model, photo, self._order)
+            before = len(rejected)
+            parts.attempted(part.job, "upscale", photo, rejected, upscale_file, self._model, photo, self._order)
+            if len(rejected) == before:
                 rows.append({"image_id": photo.image_id})
-            except UserError:
-                raise
-            except ValueError as error:
-                rejected.append(parts.Rejected(photo.path, str(error)))
         return parts.Content(rows, rejected)
 
 
