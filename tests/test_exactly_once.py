@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 import cv2
 import numpy as np
@@ -151,55 +152,60 @@ def undisturbed(
     return found, time.monotonic() - start
 
 
-@pytest.mark.timeout(120 + 60 * KILLS)
-@pytest.mark.parametrize(
-    ("ending", "seed"), [(signal.SIGINT, 0), *((signal.SIGKILL, seed) for seed in range(-(-KILLS // 2)))]
-)
-def test_a_driver_that_is_interrupted_or_killed_at_any_moment_loses_only_what_was_in_flight(
+@pytest.mark.timeout(480 + 60 * KILLS)  # the first case starts Ray four times
+@pytest.mark.parametrize("seed", range(-(-KILLS // 2)))
+def test_a_driver_that_is_interrupted_and_killed_at_any_moment_loses_only_what_was_in_flight(
     root: pathlib.Path,
     arguments: list[str],
     undisturbed: tuple[dict[str, bytes], float],
     tmp_path: pathlib.Path,
-    ending: signal.Signals,
     seed: int,
 ) -> None:
-    expected, seconds = undisturbed
-    rng = random.Random(seed)
-    # The first seed surely falls among the parts; others anywhere, the start and the end included.
-    moment = rng.uniform(0, seconds) if seed else None
-    with (tmp_path / "log").open("wb") as log:
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-        command = job(root, arguments, tmp_path / "run")
-        process = subprocess.Popen(
-            in_few_tasks(command) if ending == signal.SIGKILL else command,
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
-        begin = time.monotonic()
-        while process.poll() is None:
-            if moment is None and len(list((tmp_path / "run").rglob("part-*"))) >= 4:
-                break
-            if moment is not None and time.monotonic() - begin > moment:
-                break
-            time.sleep(0.02)
-        if process.poll() is None:  # a moment past its end is one of the moments
-            os.killpg(process.pid, ending) if ending == signal.SIGINT else process.kill()
-        code = process.wait(timeout=60)
-    said = (tmp_path / "log").read_text()
-    if ending == signal.SIGINT:
-        assert code == 128 + signal.SIGINT, said[-3000:]
+    """The first seed surely falls among the parts, twice; others kill anywhere, the start and the end included."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    if seed == 0:
+        code = end(job(root, arguments, run), log, signal.SIGINT, lambda: len(parts(run)) >= 4)
+        assert code == 128 + signal.SIGINT, log.read_text()[-3000:]
         # Ray's own processes may have the last word.
-        assert "ranksr: interrupted; finished work is kept, the same command continues" in said.splitlines()
-        assert "Traceback" not in said
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("part-*")}
-    assert seed or 4 <= len(before) < NUM_PHOTOGRAPHS
-    again = subprocess.run(
-        job(root, [*arguments, "compute.upscale_actors=2"], tmp_path / "run"),
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert again.returncode == 0, again.stdout[-3000:] + again.stderr[-3000:]
-    assert content(tmp_path / "run") == expected
-    kept = sum(path.stat().st_mtime_ns == changed for path, changed in before.items())
-    assert len(before) - kept <= 4  # workers outlive their driver by moments: a part may be written twice, and the same
+        assert "ranksr: interrupted; finished work is kept, the same command continues" in log.read_text().splitlines()
+        assert "Traceback" not in log.read_text()
+        interrupted = parts(run)
+        assert 4 <= len(interrupted) < NUM_PHOTOGRAPHS
+        end(in_few_tasks(job(root, arguments, run)), log, signal.SIGKILL, lambda: len(parts(run)) > len(interrupted))
+        before = parts(run)
+        assert len(interrupted) < len(before) < NUM_PHOTOGRAPHS
+        assert_kept(interrupted, before)
+    else:
+        moment = time.monotonic() + random.Random(seed).uniform(0, undisturbed[1])  # past the end, it ends by itself
+        end(in_few_tasks(job(root, arguments, run)), log, signal.SIGKILL, lambda: time.monotonic() > moment)
+        before = parts(run)
+    again = job(root, [*arguments, "compute.upscale_actors=2"], run)
+    done = subprocess.run(again, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert content(run) == undisturbed[0]
+    assert_kept(before, parts(run))
+
+
+def parts(run: pathlib.Path) -> dict[pathlib.Path, int]:
+    """Each part that is there, and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in run.rglob("part-*")}
+
+
+def end(command: list[str], log: pathlib.Path, ending: signal.Signals, ripe: Callable[[], bool]) -> int:
+    """Start a driver and end it once the moment is ripe; its exit code."""
+    with log.open("wb") as stream:
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+        process = subprocess.Popen(command, stdout=stream, stderr=stream, start_new_session=True)
+        while process.poll() is None and not ripe():
+            time.sleep(0.02)
+        if process.poll() is None:
+            os.killpg(process.pid, ending) if ending == signal.SIGINT else process.kill()
+        return process.wait(timeout=60)
+
+
+def assert_kept(before: dict[pathlib.Path, int], after: dict[pathlib.Path, int]) -> None:
+    """Workers outlive their driver by moments: a part may be written twice, and the same."""
+    assert sum(after.get(path) != changed for path, changed in before.items()) <= 4
 
 
 @pytest.mark.timeout(120 + 90 * KILLS)

@@ -2,6 +2,7 @@
 
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,13 +15,9 @@ from ranksr import storage
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
-def command(root: pathlib.Path, tiny: list[str], run: pathlib.Path) -> list[str]:
+def command(root: pathlib.Path, single: list[str], run: pathlib.Path) -> list[str]:
     """SRResNet alone, to be killed in the middle: its workers live on for 3 to 4 s, and must not end in them."""
-    fewer = [
-        *(f"methods.{name}=null" for name in ("srgan", "esrgan_psnr", "esrgan", "ranksrgan")),
-        "rank_dataset.methods=[srresnet]",
-        "ranker.methods=[srresnet, hr]",
-        "evaluation.methods=[srresnet]",
+    longer = [
         "methods.srresnet.train.steps=250",
         "methods.srresnet.train.batch_size=10",
         "methods.srresnet.train.validate_every_steps=100",
@@ -30,8 +27,8 @@ def command(root: pathlib.Path, tiny: list[str], run: pathlib.Path) -> list[str]
         sys.executable,
         str(root / "jobs" / "evaluate.py"),
         str(root / "configs" / "demo.yaml"),
-        *tiny,
-        *fewer,
+        *single,
+        *longer,
         "--run",
         str(run),
     ]
@@ -48,11 +45,15 @@ def wait_for(done: str, process: subprocess.Popen[bytes], seconds: float = 120) 
 
 @pytest.mark.timeout(400)
 def test_an_interrupted_and_a_killed_driver_continue_where_they_were(
-    root: pathlib.Path, tiny: list[str], tmp_path: pathlib.Path, ray_cluster: None
+    root: pathlib.Path, single: list[str], finished_run: pathlib.Path, tmp_path: pathlib.Path, ray_cluster: None
 ) -> None:
     """Beside another private Ray, that of the fixture: Train's own processes find theirs, and log no tracebacks."""
-    run = tmp_path / "run"
-    arguments = command(root, tiny, run)
+    run = pathlib.Path(shutil.copytree(finished_run, tmp_path / "run"))
+    for name in ("srresnet", "evaluation", "report", "tensorboard"):  # what is left is finished
+        shutil.rmtree(run / name)
+    made = ("calibration_niqe", "patches")
+    finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in made}
+    arguments = command(root, single, run)
     # What a shell starts in the background ignores it, and so do its children.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with (tmp_path / "interrupted.log").open("wb") as log:
@@ -76,7 +77,6 @@ def test_an_interrupted_and_a_killed_driver_continue_where_they_were(
             os.kill(process.pid, signal.SIGKILL)
             process.wait()
     assert f"srresnet: continues from the checkpoint of step {step}" in (tmp_path / "first.log").read_text()
-    finished = {name: (run / name / "stage.json").stat().st_mtime_ns for name in ("calibration_niqe", "patches")}
     assert not storage.read_json(str(run / "srresnet" / "stage.json"))["done"]
 
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
