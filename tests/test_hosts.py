@@ -242,7 +242,8 @@ def test_an_ablation_goes_on_without_a_worker_that_was_cut_off_and_ends_with_the
     for disturbed in (False, True):
         job = ablate(cluster, training, run)
         if disturbed:
-            cluster.python(WAIT, f"{run}/ablation/stages", "checkpoints/step_", "3")
+            begun = (f"{run}/ablation/stages", "checkpoints/step_", "3")  # of both trials: each keeps two
+            cluster.outside.run("python", "-c", WAIT, *begun, timeout=600)
             cluster.network.cut("two")
         try:
             said = finish(job, 800)
