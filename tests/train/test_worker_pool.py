@@ -1,9 +1,11 @@
 """Workers of this machine that are kept: the next training finds them, a dead one is replaced, CPUs are given back."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import signal
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -137,3 +139,27 @@ def test_a_failure_too_many_is_raised_and_all_cpus_are_free(
     worker_pool.dismiss()
     psutil.wait_procs([process for process in psutil.process_iter() if process.pid in after["processes"]], timeout=30)
     assert not any(map(psutil.pid_exists, after["processes"]))
+
+
+@pytest.mark.parametrize("fault", [None, "the worker's own"])
+def test_networks_are_freed_before_the_group_of_the_workers(
+    fault: str | None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DDP's reducer that frees the group waits for a thread of it that waits for Python's lock."""
+    networks = list[weakref.ref[torch.nn.Module]]()
+    alive_at_the_end = list[bool]()
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda *_, **__: None)
+    end = lambda: alive_at_the_end.extend(network() is not None for network in networks)  # noqa: E731
+    monkeypatch.setattr(torch.distributed, "destroy_process_group", end)
+
+    def train() -> None:
+        network = torch.nn.Linear(1, 1)
+        network.hook = lambda: network  # type: ignore[assignment]  # a circle, as those of DDP
+        networks.append(weakref.ref(network))
+        if fault:
+            raise ArithmeticError(fault)
+
+    raised = pytest.raises(ArithmeticError, match="own") if fault else contextlib.nullcontext()
+    with raised, worker_pool._joined(0, 2, str(tmp_path / "meeting")):
+        train()
+    assert alive_at_the_end == [False]

@@ -1,5 +1,6 @@
 """Two workers: the losses of one, the same networks on both; run as a program, this file is one worker."""
 
+import gc
 import json
 import os
 import pathlib
@@ -217,13 +218,18 @@ def test_a_discriminator_runs_forward_twice_before_one_backward_under_ddp(tmp_pa
 
     backend = "nccl" if device == "cuda" else "gloo"
     torch.distributed.init_process_group(backend, init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
+
+    def step() -> None:
         network = World(0, 2, device).wrap(build_discriminator(Discriminator(features=4), 32))
         real, fake = network(torch.rand(2, 3, 32, 32, device=device)), network(torch.rand(2, 3, 32, 32, device=device))
         (real.mean() - fake.mean()).backward()
         assert not network.forward_sync_buffers
         assert all(weight.grad is not None for weight in network.parameters())
+
+    try:
+        step()
     finally:
+        gc.collect()  # the network before the group: see worker_pool._joined
         torch.distributed.destroy_process_group()
 
 

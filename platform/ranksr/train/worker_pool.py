@@ -11,6 +11,7 @@ import pathlib
 import socket
 import tempfile
 import time
+import traceback
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -168,7 +169,11 @@ def _booked(compute: Compute, name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _joined(worker_rank: int, num_workers: int, meeting: str) -> Iterator[None]:
-    """Collective calls among the workers meanwhile, through the loopback: other networks come and go."""
+    """Collective calls among the workers meanwhile, through the loopback: other networks come and go.
+
+    Networks are freed before the group is. DDP's reducer would be its last owner otherwise, and free it without giving
+    up Python's lock, for which one of the group's threads may wait: the worker would never answer again.
+    """
     if num_workers > 1:
         loopback = next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
         os.environ.setdefault("GLOO_SOCKET_IFNAME", loopback)
@@ -176,6 +181,10 @@ def _joined(worker_rank: int, num_workers: int, meeting: str) -> Iterator[None]:
         torch.distributed.init_process_group("gloo", store=store, rank=worker_rank, world_size=num_workers)
     try:
         yield
+    except BaseException as error:
+        traceback.clear_frames(error.__traceback__)  # they hold the networks
+        raise
     finally:
         if num_workers > 1:
+            gc.collect()
             torch.distributed.destroy_process_group()
