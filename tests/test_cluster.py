@@ -18,6 +18,7 @@ from collections.abc import Iterator
 
 import pytest
 from ray.cluster_utils import Cluster
+from ray.experimental import internal_kv
 
 from ranksr import cluster as resources
 from ranksr import storage
@@ -423,6 +424,7 @@ def test_a_run_in_a_bucket_is_held_on_the_node_of_its_command_whatever_becomes_o
 ) -> None:
     quick = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 2000}
     small = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 100 * 2**20}
+    kept = internal_kv.internal_kv_get_gcs_client()
     nodes = Cluster(initialize_head=True, head_node_args={**small, "_system_config": quick})
     runs = [f"s3://bucket/run{number}" for number in range(6)]
     try:
@@ -445,6 +447,8 @@ def test_a_run_in_a_bucket_is_held_on_the_node_of_its_command_whatever_becomes_o
         assert done.stdout.split() == ["free"] * len(runs)
     finally:
         nodes.shutdown()
+        if kept is not None:  # of the Ray that all tests share: Cluster has put its own in its place, and taken it away
+            internal_kv._initialize_internal_kv(kept)
 
 
 @pytest.mark.parametrize(
