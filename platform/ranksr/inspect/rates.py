@@ -11,7 +11,7 @@ import pyarrow as pa
 import torch
 
 from ranksr import SCALE, checkpoints, images, metrics, storage
-from ranksr.config import Config, RankDataset, RankerConfig
+from ranksr.config import Config, RankerConfig
 from ranksr.data import sources
 from ranksr.data.feed import Batch
 from ranksr.data.labels import Labels
@@ -19,6 +19,8 @@ from ranksr.data.upscale import upscale
 from ranksr.metrics.engine import Judge
 from ranksr.metrics.ma import features
 from ranksr.models import build_generator, build_ranker
+from ranksr.stages import patches
+from ranksr.stages.rank_dataset import worth_scoring
 from ranksr.train.loop import Learner
 from ranksr.train.ranker import RankerLearner
 from ranksr.train.sr import SRLearner
@@ -156,35 +158,20 @@ def _no_labels(ranker: RankerConfig) -> Labels:
 def _photographs(config: Config, source: str, paths: Sequence[str]) -> tuple[Photographs, np.ndarray]:
     """What the photographs of a source are like, and the last of them."""
     read_seconds, pixels, sub_images, locations = 0.0, 0, 0, dict.fromkeys(config.rank_datasets, 0)
-    cut, step = config.data.sub_image_px, config.data.sub_image_stride_px
     for path in paths:
         begun = time.perf_counter()
         hr = images.crop_to_multiple(sources.read_photo(path))
         images.downscale(hr)
         read_seconds += time.perf_counter() - begun
         pixels += hr.shape[0] * hr.shape[1]
-        height, width = (min(cut, side) for side in hr.shape[:2])
-        corners = len(images.starts(hr.shape[0], height, step)) * len(images.starts(hr.shape[1], width, step))
-        sub_images += corners * height * width
+        height, width, corners = patches.sub_images(hr.shape, config.data.sub_image_px, config.data.sub_image_stride_px)
+        sub_images += len(corners) * height * width
         for name, rules in config.rank_datasets.items():
             if (rules.hr or config.data.hr) == source:
-                locations[name] += _locations(images.luma(hr), rules)
+                locations[name] += len(worth_scoring(images.luma(hr), rules)[0])  # but for `gap`, by scores
     count = len(paths)
     means = {name: total / count for name, total in locations.items()}
     return Photographs(pixels / count, read_seconds / count, sub_images / count, means), hr
-
-
-def _locations(gray: np.ndarray, rules: RankDataset) -> int:
-    """Locations of a photograph that the rules keep, but for `gap`, which scores decide."""
-    size = rules.patch_px
-    rows, columns = (images.starts(side, size, rules.stride_px, reach_border=False) for side in gray.shape)
-    corners = [(y, x) for y in rows for x in columns]
-    kept = [
-        (y, x)
-        for y, x in corners
-        if not rules.min_sigma or images.mean_local_sigma(gray[y : y + size, x : x + size]) >= rules.min_sigma
-    ]
-    return min(len(kept), rules.max_locations_per_image or len(kept))
 
 
 def _trained(config: Config, name: str, world: World, pixel_seconds: float) -> Network:

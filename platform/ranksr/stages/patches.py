@@ -1,6 +1,7 @@
 """Stage `patches`: photographs become pairs of HR and LR sub-images that training crops from."""
 
 import dataclasses
+import itertools
 
 import pyarrow as pa
 
@@ -37,12 +38,7 @@ class _Cut:
     def _rows(self, each: parts.PartPhoto) -> list[parts.Row]:
         hr = images.crop_to_multiple(sources.read_photo(each.photo.path))
         lr = images.downscale(hr)
-        height, width = (min(self.sub_image_px, side) for side in hr.shape[:2])
-        corners = [
-            (y, x)
-            for y in images.starts(hr.shape[0], height, self.stride_px)
-            for x in images.starts(hr.shape[1], width, self.stride_px)
-        ]
+        height, width, corners = sub_images(hr.shape, self.sub_image_px, self.stride_px)
         return [
             {
                 "image_id": each.photo.image_id,
@@ -54,6 +50,13 @@ class _Cut:
             }
             for y, x in corners
         ]
+
+
+def sub_images(shape: tuple[int, ...], sub_image_px: int, stride_px: int) -> tuple[int, int, list[tuple[int, int]]]:
+    """Height, width and corners (y, x) of the sub-images of an image of a shape; a small one is one of its own size."""
+    height, width = (min(sub_image_px, side) for side in shape[:2])
+    rows, columns = images.starts(shape[0], height, stride_px), images.starts(shape[1], width, stride_px)
+    return height, width, list(itertools.product(rows, columns))
 
 
 def write_patches(folder: str, photos: list[Photo], data: Data, seed: int) -> dict[str, object]:

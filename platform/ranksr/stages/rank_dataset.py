@@ -143,7 +143,9 @@ class Locate:
 
     def _locations(self, each: "UpscaledPhoto", counts: dict[str, int]) -> list[parts.Row]:
         pictures = [each.pictures[name] for name in self.methods]
-        kept = self._choose(images.luma(pictures[self.methods.index("hr")]), counts)
+        kept, found = worth_scoring(images.luma(pictures[self.methods.index("hr")]), self.rules)
+        for name, number in found.items():
+            counts[name] += number
         size, rows = self.rules.patch_px, []
         for batch in (kept[start : start + LOCATIONS_AT_ONCE] for start in range(0, len(kept), LOCATIONS_AT_ONCE)):
             patches = [[_cut(picture, y, x, size) for picture in pictures] for y, x in batch]
@@ -155,21 +157,6 @@ class Locate:
                 else:
                     counts["within_gap"] += 1
         return rows
-
-    def _choose(self, hr: np.ndarray, counts: dict[str, int]) -> list[tuple[int, int]]:
-        """Corners (y, x) of the locations that are worth scoring."""
-        size, stride = self.rules.patch_px, self.rules.stride_px
-        rows, columns = (images.starts(side, size, stride, reach_border=False) for side in hr.shape)
-        corners = list(itertools.product(rows, columns))
-        detailed = [(y, x) for y, x in corners if self._is_detailed(hr[y : y + size, x : x + size])]
-        kept = _spread(detailed, self.rules.max_locations_per_image)
-        counts["grid"] += len(corners)
-        counts["flat"] += len(corners) - len(detailed)
-        counts["over_cap"] += len(detailed) - len(kept)
-        return kept
-
-    def _is_detailed(self, patch: np.ndarray) -> bool:
-        return self.rules.min_sigma == 0 or images.mean_local_sigma(patch) >= self.rules.min_sigma
 
     def _values(self, scores: list[dict[str, Score]]) -> dict[str, list[float]]:
         return {name: [score[name].value for score in scores] for name in self.metrics}
@@ -211,6 +198,21 @@ def _cut(picture: np.ndarray, y: int, x: int, size: int) -> np.ndarray:
 
 def _encode(patch: np.ndarray) -> bytes:
     return images.encode_png(np.ascontiguousarray(patch))
+
+
+def worth_scoring(gray: np.ndarray, rules: RankDataset) -> tuple[list[tuple[int, int]], dict[str, int]]:
+    """Corners (y, x) of the locations of a photograph, uint8 HW, that the rules keep before scores are known; and the
+    numbers of FILTERS on the way there."""
+    size = rules.patch_px
+    rows, columns = (images.starts(side, size, rules.stride_px, reach_border=False) for side in gray.shape)
+    corners = list(itertools.product(rows, columns))
+
+    def is_detailed(patch: np.ndarray) -> bool:
+        return rules.min_sigma == 0 or images.mean_local_sigma(patch) >= rules.min_sigma
+
+    detailed = [(y, x) for y, x in corners if is_detailed(_cut(gray, y, x, size))]
+    kept = _spread(detailed, rules.max_locations_per_image)
+    return kept, {"grid": len(corners), "flat": len(corners) - len(detailed), "over_cap": len(detailed) - len(kept)}
 
 
 def _spread(corners: list[tuple[int, int]], most: int) -> list[tuple[int, int]]:
