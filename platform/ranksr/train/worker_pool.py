@@ -52,7 +52,6 @@ class TrainWorker:
                 world = World(worker_rank, compute.num_workers, compute=compute)
                 return work(job, place, start, world, self._validations[start].append)
         finally:
-            gc.collect()  # networks and optimisers refer to each other
             if compute.compile:
                 torch.compiler.reset()  # it compiles a few variants of a function, and then no more
 
@@ -185,6 +184,6 @@ def _joined(worker_rank: int, num_workers: int, meeting: str) -> Iterator[None]:
         traceback.clear_frames(error.__traceback__)  # they hold the networks
         raise
     finally:
+        gc.collect()  # networks and optimisers refer to each other
         if num_workers > 1:
-            gc.collect()
             torch.distributed.destroy_process_group()
