@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ranksr.data.perturbations import KINDS, grain, likeness, perturb, sharpness
+from ranksr.data.perturbations import KINDS, approach, grain, perturb, sharpness
 
 
 def mean_difference(first: np.ndarray, second: np.ndarray) -> float:
@@ -27,7 +27,7 @@ def test_copies_are_one_of_each_kind_in_turn_and_a_little_different(photograph: 
         assert 0.2 < mean_difference(copy, soft) < 10
     for number, copy in enumerate(copies):
         nearer = mean_difference(copy, hr) < 0.95 * mean_difference(soft, hr)
-        assert nearer == (KINDS[number % len(KINDS)] is likeness)
+        assert nearer == (KINDS[number % len(KINDS)] is approach)
 
 
 def test_the_same_numbers_make_the_same_copies(photograph: np.ndarray, soft: np.ndarray) -> None:

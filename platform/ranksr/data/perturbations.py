@@ -19,12 +19,12 @@ def sharpness(image: np.ndarray, photograph: np.ndarray, rng: np.random.Generato
     return image + rng.choice([-1, 1]) * rng.uniform(0.3, 0.7) * detail
 
 
-def likeness(image: np.ndarray, photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def approach(image: np.ndarray, photograph: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """0.1 to 0.6 of the way to the photograph."""
     return image + rng.uniform(0.1, 0.6) * (photograph - image)
 
 
-KINDS: tuple[Perturbation, ...] = (likeness, grain, sharpness)
+KINDS: tuple[Perturbation, ...] = (approach, grain, sharpness)
 
 
 def perturb(image: np.ndarray, photograph: np.ndarray, count: int, rng: np.random.Generator) -> list[np.ndarray]:
