@@ -54,6 +54,20 @@ def test_each_kind_of_work_takes_its_time(demo: Config, tmp_path: pathlib.Path) 
     assert seconds_of(cut, "patches", tmp_path) == pytest.approx(1 + 40 * 1700 * 1e-3 / 4)
 
 
+def test_a_refresh_scores_the_perturbed_copies_as_well(demo: Config, tmp_path: pathlib.Path) -> None:
+    refresh = "rank_content_loss.refresh={every_steps: 5, patches: 4, ranker_steps: 2, pool: 64"
+    plain, perturbed = (
+        seconds_of(
+            estimator(with_overrides(demo, [f"{refresh}, perturbed: {copies}}}"]), metric_seconds={"niqe": 1e-5}),
+            "ranksrgan",
+            tmp_path,
+        )
+        for copies in (0, 3)
+    )
+    # 80 steps: 16 refreshes, three times four patches of 200 px more in each, by two workers.
+    assert perturbed - plain == pytest.approx(16 * 3 * 4 * 200**2 * 1e-5 / 2)
+
+
 def test_bytes_are_those_of_the_runs_storage(demo: Config, tmp_path: pathlib.Path) -> None:
     found = estimator(demo, png_bytes=2.0)
     stages = {stage.name: found.of(stage)[1] for stage in estimate.missing(demo, str(tmp_path))}
@@ -82,7 +96,7 @@ def test_finished_stages_of_a_run_tell_their_rates(demo: Config, tmp_path: pathl
     (trained,) = (each for each in plan_trial(trial, run, {}) if each.name == "fsrcnn")
     run.trials.finish(run.trials.begin(trained), {"seconds": 70.0, "num_workers": 1})
     # Of another run: ten times as many photographs; twice the steps on two workers.
-    found = estimate.told_by(run, stages.values(), {"rank_dataset": 40, "patches": 40}, num_workers=2)
+    found = estimate.recorded_seconds(run, stages.values(), {"rank_dataset": 40, "patches": 40}, num_workers=2)
     assert found == {"rank_dataset": pytest.approx(600), "fsrcnn": pytest.approx(70)}
 
 

@@ -205,6 +205,7 @@ class Estimator:
                 patch = config.rank_datasets[config.learns_from(each)].patch_px ** 2
                 # Threads score meanwhile; on CPUs they take the time of others.
                 scored = self._scored([config.rankers[each].metric]) if not config.compute.gpus_per_worker else 0.0
+                scored *= 1 + refresh.perturbed
                 made = refresh.patches * patch * (network.pixel_seconds + scored) / config.compute.num_workers
                 step += (made + refresh.ranker_steps * self.rates.networks[each].step_seconds) / refresh.every_steps
         return self._trained(training, step, image * config.validation.num_patches, network)
@@ -261,7 +262,7 @@ class Estimator:
         return self.machines.start_seconds + max(on_gpus, count * work / cores)  # they stream
 
 
-def told_by(
+def recorded_seconds(
     run: runs.Run, stages: Iterable[Stage], photographs: Mapping[str, int], num_workers: int
 ) -> dict[str, float]:
     """Seconds of those of the stages of which the run, or a trial of it, has finished one of the same name.
@@ -299,7 +300,7 @@ def estimate(
     if not stages:
         return Row("estimate", "ok", "nothing to build")
     for place in filter(None, (asked.rates, root)):  # the run's own rates count more than another's
-        found = told_by(
+        found = recorded_seconds(
             runs.Run(storage.absolute(place)), stages, counted(config, photographs), config.compute.num_workers
         )
         told |= {name: (seconds, f"of {place}") for name, seconds in found.items()}
