@@ -37,7 +37,9 @@ def _nothing() -> None:
     pass
 
 
-KEEP_FLOATS, LINE_FLOATS = 2**23, 8
+KEEP_FLOATS = 2**23
+LINE_FLOATS = 8
+"""float64 of a line of the cache, and of the widest vector."""
 _thread = threading.local()
 
 
@@ -58,6 +60,13 @@ def _aligned(num_floats: int) -> np.ndarray:
     whole = np.empty(num_floats + LINE_FLOATS)
     start = -(whole.ctypes.data // whole.itemsize) % LINE_FLOATS
     return whole[start : start + num_floats]
+
+
+@kernel
+def strip_width(width: int, most: int) -> int:
+    """Columns of each of the fewest strips of at most `most`; as even as whole LINE_FLOATS allow."""
+    strips = -(-width // most)
+    return -(-width // (strips * LINE_FLOATS)) * LINE_FLOATS
 
 
 @kernel

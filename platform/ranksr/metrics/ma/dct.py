@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from ranksr.metrics.kernels import kernel, scratch, shape_buckets, shape_index, shape_table
+from ranksr.metrics.kernels import kernel, scratch, shape_buckets, shape_index, shape_table, strip_width
 
 STRIDE_PX, OVERLAP_PX, BLOCK_PX = 3, 2, 7
 NUM_COEFFICIENTS = BLOCK_PX * BLOCK_PX - 1
@@ -75,8 +75,7 @@ def _block_statistics(plane, weights, members, shapes, table, buckets, buffer):
     stripe, buffer = buffer[: BLOCK_PX * PITCH], buffer[BLOCK_PX * PITCH :]
     blocks, buffer = buffer[: BLOCK_PX**2 * TILE], buffer[BLOCK_PX**2 * TILE :]
     sums, found = buffer[: 8 * TILE], buffer[8 * TILE :].reshape((3, rows * columns))
-    tiles = -(-columns // TILE)
-    step = -(-columns // (8 * tiles)) * 8  # as even as whole vectors allow
+    step = strip_width(columns, TILE)
     for left in range(0, columns, step):
         _read(plane, STRIDE_PX * left - OVERLAP_PX, step + 2, strip)
         for row in range(rows):

@@ -8,9 +8,9 @@ import math
 
 import numpy as np
 
-from ranksr.metrics.kernels import kernel, scratch, shape_buckets, shape_index, shape_table
+from ranksr.metrics.kernels import LINE_FLOATS, kernel, scratch, shape_buckets, shape_index, shape_table
 from ranksr.metrics.ma.likeness import WORK_FLOATS, across_orientations, across_scales
-from ranksr.metrics.ma.moments import NEIGHBOURHOOD, PARENT, moments_of_neighbourhoods
+from ranksr.metrics.ma.moments import NEIGHBOURHOOD, PARENT, moments_of_neighbourhoods, place
 from ranksr.metrics.ma.pyramid import NUM_BANDS, build_pyramid, coarse_shape, double, double_taps, enlarge
 
 GUARD_PX = 16
@@ -20,8 +20,7 @@ SINGULAR = 1e-12
 """Fraction of a neighbour's power that the others leave unexplained, below which it is rounding noise."""
 WHITENED = np.array(
     [
-        [4 if other == band else PARENT + 1 + other - (other > band) for other in range(NUM_BANDS)]
-        + [PARENT, 0, 1, 2, 3, 5, 6, 7, 8]
+        [*(place(orientation, band) for orientation in range(NUM_BANDS)), PARENT, 0, 1, 2, 3, 5, 6, 7, 8]
         for band in range(NUM_BANDS)
     ]
 )
@@ -39,7 +38,7 @@ def gsm_features(gray: np.ndarray) -> np.ndarray | None:
     height, width = gray.shape
     rows, columns = coarse_shape(height, width)
     planes, transforms = height * width, 4 * height * (width // 2 + 1)
-    work_floats = max(transforms, -(-WORK_FLOATS // 8) * 8)
+    work_floats = max(transforms, -(-WORK_FLOATS // LINE_FLOATS) * LINE_FLOATS)
     buffer = scratch(work_floats + 19 * planes + 12 * rows * columns)
     work, buffer = buffer[:work_floats], buffer[work_floats:]
     bands = buffer[: 19 * planes].reshape(19, height, width)

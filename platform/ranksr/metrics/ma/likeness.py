@@ -7,13 +7,13 @@ import functools
 
 import numpy as np
 
-from ranksr.metrics.kernels import kernel
+from ranksr.metrics.kernels import LINE_FLOATS, kernel, strip_width
 
 SSIM_C2 = (0.03 * 255) ** 2
 STRIP_ROWS, STRIP_COLUMNS = 16, 288
 """Most rows and columns of windows that are computed at once."""
-WINDOW, VECTOR = 11, 8
-PITCH = STRIP_COLUMNS + 3 * VECTOR
+WINDOW = 11
+PITCH = STRIP_COLUMNS + 3 * LINE_FLOATS
 """Room for a row of a strip with its border. A constant, or LLVM would not see which rows do not overlap."""
 INPUT_FLOATS, OUTPUT_FLOATS = (STRIP_ROWS + WINDOW + 1) * PITCH, STRIP_ROWS * PITCH
 MOST_BANDS = 6
@@ -45,7 +45,7 @@ def _across_scales(bands, taps, work):
     outputs = work[WORK_FLOATS - 4 * OUTPUT_FLOATS : WORK_FLOATS].reshape((2, 2, OUTPUT_FLOATS))
     high, other, product = inputs[0], inputs[1], inputs[2]
     total = np.zeros(count - 1)
-    step = _columns_of_a_strip(width)
+    step = strip_width(width, STRIP_COLUMNS)
     for top in range(0, height, STRIP_ROWS):
         rows = min(STRIP_ROWS, height - top)
         for left in range(0, width, step):
@@ -68,7 +68,7 @@ def _across_orientations(bands, taps, work):
     product = rest[count * INPUT_FLOATS : (count + 1) * INPUT_FLOATS]
     outputs = work[WORK_FLOATS - 2 * count * OUTPUT_FLOATS : WORK_FLOATS].reshape((count, 2, OUTPUT_FLOATS))
     total = np.zeros((count, count))
-    step = _columns_of_a_strip(width)
+    step = strip_width(width, STRIP_COLUMNS)
     for top in range(0, height, STRIP_ROWS):
         rows = min(STRIP_ROWS, height - top)
         for left in range(0, width, step):
@@ -81,13 +81,6 @@ def _across_orientations(bands, taps, work):
                     _multiply(inputs[a], inputs[b], rows, columns, product)
                     total[a, b] += _likeness(product, rows, columns, outputs[a], outputs[b], taps, lines)
     return total / (height * width)
-
-
-@kernel
-def _columns_of_a_strip(width):
-    """As even as whole vectors allow."""
-    strips = -(-width // STRIP_COLUMNS)
-    return -(-width // (strips * VECTOR)) * VECTOR
 
 
 @kernel
@@ -113,8 +106,8 @@ def _multiply(first, second, rows, columns, out):
 def _blur_two(near, columns, taps, line, out):
     """Two rows of the valid 11x11 Gaussian mean of the twelve rows of `near`; a few columns more than asked for."""
     t0, t1, t2, t3, t4, t5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
-    columns = -(-columns // VECTOR) * VECTOR
-    for x in range(columns + 2 * VECTOR):
+    columns = -(-columns // LINE_FLOATS) * LINE_FLOATS
+    for x in range(columns + 2 * LINE_FLOATS):
         a, b, c, d = near[x], near[x + PITCH], near[x + 2 * PITCH], near[x + 3 * PITCH]
         e, f, g, h = near[x + 4 * PITCH], near[x + 5 * PITCH], near[x + 6 * PITCH], near[x + 7 * PITCH]
         i, j, k, m = near[x + 8 * PITCH], near[x + 9 * PITCH], near[x + 10 * PITCH], near[x + 11 * PITCH]

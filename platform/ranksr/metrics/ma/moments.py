@@ -10,8 +10,16 @@ import numpy as np
 from ranksr.metrics.kernels import kernel
 from ranksr.metrics.ma.pyramid import NUM_BANDS
 
-NEIGHBOURHOOD, PARENT = 15, 9
-"""3x3 coefficients, the parent, five other orientations; and the parent's place."""
+NEIGHBOURHOOD, CENTRE, PARENT = 15, 4, 9
+"""3x3 coefficients, the parent, five other orientations; the places of the coefficient itself and of the parent."""
+
+
+def place(orientation: int, band: int) -> int:
+    """Where the coefficient of an orientation at the same pixel is in a band's neighbourhood."""
+    return CENTRE if orientation == band else PARENT + 1 + orientation - (orientation > band)
+
+
+_place = kernel(place)
 
 
 @kernel
@@ -60,12 +68,6 @@ def moments_of_neighbourhoods(bands, parents):
 
 
 @kernel
-def _place(orientation, band):
-    """Where another orientation is in a band's neighbourhood."""
-    return PARENT + 1 + orientation - (orientation > band)
-
-
-@kernel
 def _fill(moments):
     """The moments of two other orientations, which all bands share, and the lower triangles."""
     for band in range(NUM_BANDS):
@@ -73,7 +75,7 @@ def _fill(moments):
         for first in range(NUM_BANDS):
             for second in range(first, NUM_BANDS):
                 if first != band and second != band:
-                    shared = moments[first, 4, 4 if first == second else _place(second, first)]
+                    shared = moments[first, CENTRE, _place(second, first)]
                     found[_place(first, band), _place(second, band)] = shared
         for a in range(NEIGHBOURHOOD):
             for b in range(a):
