@@ -22,7 +22,10 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     Sums may be reordered (vectorised), but NaN and infinity keep their meaning. Without any writable folder for
     the cache, the kernel still works and every process compiles again.
     """
-    dispatcher = numba.njit(error_model="numpy", nogil=True, fastmath={"reassoc", "contract", "nsz"})(function)
+    # Inlined: a process that compiles a kernel would call other machine code of its callees than one that finds it in
+    # the cache, and the two add up in different orders.
+    compiled = numba.njit(error_model="numpy", nogil=True, forceinline=True, fastmath={"reassoc", "contract", "nsz"})
+    dispatcher = compiled(function)
     with contextlib.suppress(RuntimeError):  # numba: "no locator available"
         dispatcher.enable_caching()
     return dispatcher
