@@ -28,11 +28,9 @@ from ranksr.data.feed import CropFeed, SubImages
 from ranksr.data.local_copy import with_raw_pixels
 from ranksr.data.prefetch import prefetch
 from ranksr.data.sources import read_photo
-from ranksr.metrics.engine import Judge
-from ranksr.models import build_ranker
+from ranksr.inspect.rates import sr_learner
 from ranksr.train.journal import Pace
 from ranksr.train.sr import SRLearner
-from ranksr.train.steering import Steer, Steering
 from ranksr.train.world import World
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -134,13 +132,8 @@ def make_learner(device: str, method: str, keys: set[str]) -> tuple[SRLearner, C
     config = bench_config(device, "bf16" in keys)
     world = World(device=device, compute=Compute(**dict.fromkeys(keys - {"bf16"}, True)))
     world.tune()
-    chosen, judge = config.methods[method], Judge("pirm", "published", None)
-    steering = None
-    if chosen.uses_ranker:
-        steer = Steer(build_ranker(config.ranker), chosen.weights.rank_content, config.ranker.metric)
-        steering = Steering({"ranker": steer}, config.rank_content_loss, world, 0)
-    learner = SRLearner(chosen, config.perceptual, config.discriminator, judge, world, None, steering, [])
-    return learner, CropFeed(sub_images(), chosen.hr_patch_px, seed=0)
+    patch_px = config.methods[method].hr_patch_px
+    return sr_learner(config, method, world, patch_px), CropFeed(sub_images(), patch_px, seed=0)
 
 
 def sub_images(raw: bool = True) -> SubImages:

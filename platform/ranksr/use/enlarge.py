@@ -234,12 +234,14 @@ class _Actor:
     def __call__(self, part: parts.Part) -> parts.Content:
         rows: list[parts.Row] = []
         rejected: list[parts.Rejected] = []
-        for photo in (each.photo for each in part.photos):
-            before = len(rejected)
-            parts.attempted(part.job, "upscale", photo, rejected, upscale_file, self._model, photo, self._order)
-            if len(rejected) == before:
-                rows.append({"image_id": photo.image_id})
+        for each in part.photos:
+            row = parts.attempted(part.job, "upscale", each.photo, rejected, self._row, each.photo)
+            rows += [] if row is None else [row]
         return parts.Content(rows, rejected)
+
+    def _row(self, photo: Photo) -> parts.Row:
+        upscale_file(self._model, photo, self._order)
+        return {"image_id": photo.image_id}
 
 
 def _as_made(content: parts.Content) -> parts.Content:
