@@ -161,6 +161,15 @@ def test_a_trial_that_shares_its_runs_rank_dataset_is_told_so(capsys: pytest.Cap
         assert (said.count("\n"), f"give {root}\n" in said) == (1, True)
 
 
+def test_a_rank_dataset_that_the_config_lacks_is_told_those_that_it_has(
+    capsys: pytest.CaptureFixture[str], demo_path: str, tmp_path: pathlib.Path
+) -> None:
+    code = cli.main(["rank_dataset", demo_path, "--run", str(tmp_path / "run"), "--name", "wider"])
+    said = capsys.readouterr().err
+    assert (code, said) == (2, "ranksr: no rank dataset is called wider: this config has rank_dataset\n")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("command", ["full_pipeline", "rank_dataset", "evaluate"])
 @pytest.mark.parametrize(
     ("place", "says"),

@@ -141,6 +141,10 @@ def test_a_round_two_rankers_a_blend_and_an_earlier_network_are_stages_that_buil
             "evaluation.methods=[between, srgan@2, again, hr]",
         ],
     )
+    assert [stage.name for stage in pipeline.rank_datasets(context(changed, str(run)), "rank_dataset")] == [
+        "rank_dataset"
+    ]
+    assert not (run / "wider").exists()  # a rank dataset asked for by name builds no other
     story = pipeline.run_pipeline(context(changed, str(run)), [])
     assert {path: path.read_bytes() for path in before} == before  # nothing else was built again
     assert {row["method"] for row in story.scores.to_pylist()} == {"between", "srgan@2", "again", "hr"}

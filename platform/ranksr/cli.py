@@ -1,5 +1,6 @@
 """The `ranksr` command: parses and calls one function."""
 
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -83,14 +84,16 @@ def full_pipeline(config: str, overrides: tuple[str, ...], root: str | None) -> 
 @CONFIG
 @OVERRIDES
 @INTO
+@click.option("--name", metavar="NAME", help="Only this one of `rank_datasets`, and what it needs (default: all).")
 @guarded(builds=True)
-def rank_dataset(config: str, overrides: tuple[str, ...], root: str | None) -> int:
-    """Build the stages up to the rank datasets; prints the number of its locations."""
+def rank_dataset(config: str, overrides: tuple[str, ...], root: str | None, name: str | None) -> int:
+    """Build the stages up to the rank datasets; prints the number of locations of each."""
     from ranksr import pipeline, session
 
     context = session.open_run(config, overrides, root)
-    pipeline.build_stages(context, list(overrides), last=pipeline.rank_datasets)
-    for stage in pipeline.rank_datasets(context):
+    asked = functools.partial(pipeline.rank_datasets, only=name)
+    pipeline.build_stages(context, list(overrides), last=asked)
+    for stage in asked(context):
         print(f"{stage.folder}: {stage.results['rows']} locations of {stage.results['images']} images")
     return 0
 
@@ -317,10 +320,7 @@ def dataset_export(root: str, ranker: str | None, folder: str) -> int:
 def score(
     paths: tuple[str, ...], reference: str | None, jobs: int | None, as_json: bool, out: str | None, **how: Any
 ) -> int:
-    """Score image files and folders: NIQE, Ma, PI, PSNR, SSIM, and any metric of pyiqa.
-
-    Exit code 1 when an image has no score.
-    """
+    """Score images and folders: NIQE, Ma, PI, PSNR, SSIM, any metric of pyiqa. Exit code 1 when one has no score."""
     from ranksr.inspect import score
 
     return score.run(paths, score.request(reference=reference, **how), reference, jobs, as_json, out)

@@ -19,6 +19,7 @@ from ranksr.checkpoints import Checkpoints
 from ranksr.config import Config, Method, files, with_overrides
 from ranksr.config.schema import snapshot
 from ranksr.context import Context as Context
+from ranksr.errors import UserError
 from ranksr.models import build_features
 from ranksr.runs import CHECKPOINTS, METRICS, PICTURES, SCORES, WEIGHTS, Stage
 from ranksr.scoring import calibration_ma, calibration_niqe, judge
@@ -268,9 +269,12 @@ def stage_of(context: Context, name: str) -> Stage:
     return {each.__name__: each for each in _unnamed()}[name](context)
 
 
-def rank_datasets(context: Context) -> list[Stage]:
-    """Every rank dataset of the config."""
-    return [rank_dataset(context, name) for name in context.config.rank_datasets]
+def rank_datasets(context: Context, only: str | None = None) -> list[Stage]:
+    """Every rank dataset of the config, or the one named `only`. Raises UserError for a name that the config lacks."""
+    names = tuple(context.config.rank_datasets)
+    if only is not None and only not in names:
+        raise UserError(f"no rank dataset is called {only}: this config has {', '.join(names) or 'none'}")
+    return [rank_dataset(context, name) for name in names if only in (None, name)]
 
 
 def _unnamed() -> tuple[Callable[[Context], Stage], ...]:
