@@ -3,11 +3,11 @@
     python benchmarks/parts.py [--json]
 
 `driving`: milliseconds for each part more, by the clock and of the driver's CPU, from jobs of 800 and 2,400 parts that
-compute nothing, by two actors, on a local disk: a task for each part, and 40 parts in a task, in turns, medians of
+compute nothing, by two workers, on a local disk: a task for each part, and 40 parts in a task, in turns, medians of
 rounds. `collecting`: of the folder, for each part. `memory`: peak of one process, over what it had before, that makes a
 part of so many JPEG photographs of 2040x1356 px by three methods and `hr` (296 px, stride 200), without scores.
 `parts`: of a million photographs by their size in bytes, of which a part holds 8 MB or one. `million`: the driver of a
-job of a million photographs, whose two actors do nothing and write nothing.
+job of a million photographs, whose two workers do nothing and write nothing.
 """
 
 import argparse
@@ -96,8 +96,8 @@ def drive(stage: str, count: int, in_a_task: int) -> tuple[float, float]:
     """Seconds by the clock, and of this process's CPU."""
     tasks.TASKS = -(-count // in_a_task)
     start, cpu = time.monotonic(), cpu_seconds()
-    actors = parts.Actors(_Nothing, (), 2, 0)
-    parts.run_job(parts.Job("benchmark", stage, SCHEMA, _as_made, 1, actors), made_up(count, size=1))
+    loaded = parts.Loaded(_Nothing, (), 2, 0)
+    parts.run_job(parts.Job("benchmark", stage, SCHEMA, _as_made, 1, loaded), made_up(count, size=1))
     return time.monotonic() - start, cpu_seconds() - cpu
 
 
@@ -174,7 +174,7 @@ def num_parts() -> dict[int, dict[int, int]]:
 
 
 def million() -> dict[str, float]:
-    """The job of a million photographs of 0.5 MB with two images made elsewhere, but for what its actors would do.
+    """The job of a million photographs of 0.5 MB with two images made elsewhere, but for what its workers would do.
 
     Seconds by the clock and of the driver's CPU, and MB over what it had with the list of photographs.
     """
@@ -188,7 +188,7 @@ def million() -> dict[str, float]:
     todo = list(parts.plan(parts.describe(photos, given, digests, set(names[::10])), 4).values())
     planned = {"planning": time.monotonic() - clock, "planning_cpu": cpu_seconds() - cpu, "mb": most_memory() - before}
     clock, cpu, seen, blocks = time.monotonic(), cpu_seconds(), 0, 0
-    driven = tasks.dataset("million", todo, parts.Actors(_Nothing, (), 2, 0), _Unwritten())
+    driven = tasks.dataset("million", todo, parts.Loaded(_Nothing, (), 2, 0), _Unwritten())
     for batch in driven.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         seen, blocks = seen + sum(batch["images"].to_pylist()), blocks + 1
     assert seen == MILLION

@@ -177,8 +177,8 @@ def timed(work: Callable[[], None]) -> Took:
 
 def by_ray(job: Job, folder: str) -> Took:
     def work() -> None:
-        actors = upscale.UpscaleActors(None, 0).of(job.methods, RULES.patch_px)
-        parts.run_job(parts.Job("ray", folder, SCHEMA, job.locate(), PER_PART, actors), job.described())
+        loaded = upscale.Upscalers(None, 0).of(job.methods, RULES.patch_px)
+        parts.run_job(parts.Job("ray", folder, SCHEMA, job.locate(), PER_PART, loaded), job.described())
 
     os.environ.update(RAY_worker_niceness="0")  # as the bare loop; Ray's 15 counts where others use the machine too
     ray.init("local", num_cpus=CORES, include_dashboard=False, log_to_driver=False, logging_level="ERROR")

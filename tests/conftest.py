@@ -15,6 +15,7 @@ os.environ.update(
     RAY_AUTH_MODE="disabled",
     RAY_USAGE_STATS_ENABLED="0",
     RAY_DEDUP_LOGS="0",
+    RAY_idle_worker_killing_time_threshold_ms="60000",  # as `session` asks of a private Ray
     RAY_TRAIN_HEALTH_CHECK_INTERVAL_S="0.1",
     RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="30",
     RAY_raylet_start_wait_time_s="180",  # on a busy machine its default of 30 s is too short

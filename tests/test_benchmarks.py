@@ -56,7 +56,7 @@ def test_what_actors_of_more_nodes_used_begins_with_the_last_of_them(load) -> No
         {"actor": 1, "began": 3.0, "ended": 7.0, "slept": 3.0},
         {"actor": 2, "began": 5.0, "ended": 9.0, "slept": 4.0},
     ]
-    found = load("nodes").used(rows, actors=2, began=0.0, ended=10.0)
+    found = load("nodes").used(rows, workers=2, began=0.0, ended=10.0)
     assert found == {
         "used": 9 / 20,  # 2 + 3 + 4 of 2 x 10 s
         "used_once_all_have_begun": (2 / 4 * 3 + 4) / 10,

@@ -1,4 +1,4 @@
-"""kill -9 of the driver, of an actor, of a node: the finished rank dataset has the same keys and bytes.
+"""kill -9 of the driver, of a worker, of a node: the finished rank dataset has the same keys and bytes.
 
 Half of them while a task of Ray makes several parts, as in a large corpus. Two kills here; `RANKSR_KILLS=20 python -m
 pytest tests/test_exactly_once.py` for twenty at random moments.
@@ -66,7 +66,7 @@ def kill_one() -> None:
     for _ in range(6000):
         raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
         mine = [process for process in psutil.process_iter(["ppid", "cmdline"])  # without those that are just gone
-                if process.info["ppid"] in raylets and "ray::MapWorker" in " ".join(process.info["cmdline"] or [])]
+                if process.info["ppid"] in raylets and "ray::Map(" in " ".join(process.info["cmdline"] or [])]
         if mine:
             victim = rng.choice(mine)
             print("killed:", " ".join(victim.info["cmdline"]), flush=True)
@@ -210,14 +210,14 @@ def assert_kept(before: dict[pathlib.Path, int], after: dict[pathlib.Path, int])
 
 @pytest.mark.timeout(120 + 90 * KILLS)
 @pytest.mark.parametrize("seed", range(KILLS // 2))
-def test_an_actor_or_a_node_that_is_killed_is_made_up_for(
+def test_a_worker_or_a_node_that_is_killed_is_made_up_for(
     root: pathlib.Path,
     arguments: list[str],
     undisturbed: tuple[dict[str, bytes], float],
     tmp_path: pathlib.Path,
     seed: int,
 ) -> None:
-    kind = ("node", "actor")[seed % 2]
+    kind = ("node", "worker")[seed % 2]
     command = [sys.executable, "-c", THREE_NODES, kind, str(seed), str(tmp_path / "run" / "rank_dataset"), *arguments]
     environment = {**os.environ, "RAY_BACKEND_LOG_LEVEL": "fatal", **({"TASKS": "4"} if kind == "node" else {})}
     done = subprocess.run(
@@ -225,6 +225,6 @@ def test_an_actor_or_a_node_that_is_killed_is_made_up_for(
         capture_output=True, text=True, check=False, env=environment, cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    killed = {"node": "killed: a node", "actor": "killed: ray::MapWorker"}[kind]
+    killed = {"node": "killed: a node", "worker": "killed: ray::Map("}[kind]
     assert killed in done.stdout, done.stdout[-2000:]
     assert content(tmp_path / "run") == undisturbed[0]

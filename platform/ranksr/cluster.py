@@ -61,7 +61,7 @@ def require_resources(compute: Compute, upscaling: bool = True) -> str:
     needs = [("training", "num_workers", {"CPU": compute.cpus_per_worker, "GPU": compute.gpus_per_worker})]
     if upscaling:
         gpus = compute.gpus_per_upscaler
-        # Actors on GPUs take no CPU; those on CPUs begin with as many as find one.
+        # On GPUs they take no CPU; on CPUs they begin with as many as find one.
         needs.append(("upscaling", "upscale_actors", {"CPU": 0 if gpus else 1, "GPU": gpus}))
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     size, asked = f"{_total(nodes)} on {len(nodes)} {'node' if len(nodes) == 1 else 'nodes'}", []

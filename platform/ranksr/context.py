@@ -11,7 +11,7 @@ from ranksr import storage
 from ranksr.config import Config
 from ranksr.data import digests
 from ranksr.data.sources import Photo
-from ranksr.data.upscale import UpscaleActors
+from ranksr.data.upscale import Upscalers
 from ranksr.errors import UserError
 from ranksr.identity import Identity
 from ranksr.runs import Run, Stage
@@ -91,5 +91,5 @@ class Context:
         return digests.manifest(self.photographs(source))
 
     @property
-    def actors(self) -> UpscaleActors:
-        return UpscaleActors(self.config.compute.upscale_actors, self.config.compute.gpus_per_upscaler)
+    def upscalers(self) -> Upscalers:
+        return Upscalers(self.config.compute.upscale_actors, self.config.compute.gpus_per_upscaler)

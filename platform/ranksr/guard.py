@@ -1,6 +1,7 @@
 """Around every command: a user's mistake becomes one line and exit code 2."""
 
 import functools
+import gc
 import signal
 import sys
 from collections.abc import Callable
@@ -21,6 +22,7 @@ def guarded(builds: bool) -> Callable[[Callback], Callback]:
     def decorate(callback: Callback) -> Callback:
         @functools.wraps(callback)
         def run(*arguments: Any, **options: Any) -> int:
+            gc.set_threshold(50_000)  # half a million objects are imported, and stay: to look them through took 0.5 s
             terminal.log_lines("%(asctime)s %(message)s", to_stderr=not builds)
             try:
                 if not builds:

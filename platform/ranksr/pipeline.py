@@ -215,7 +215,7 @@ def rank_dataset(context: Context, name: str) -> Stage:
         )
         names, photos = tuple(made_of.settings["metrics"]), context.photographs(source)
         return write_rank_dataset(
-            stage.folder, photos, config.data, rules, made, names, scoring, context.actors, config.seed,
+            stage.folder, photos, config.data, rules, made, names, scoring, context.upscalers, config.seed,
             _finished_in(context, stage),
         )  # fmt: skip
 
@@ -298,7 +298,7 @@ def evaluation(context: Context) -> Stage:
         made = dataclasses.replace(methods.made, digests=_given_digests(context, given))
         photos = {test_set.name: context.photographs(test_set.hr) for test_set in config.test_sets}
         names = config.scoring.metrics
-        return write_evaluation(stage.folder, config.test_sets, photos, made, names, scoring, context.actors)
+        return write_evaluation(stage.folder, config.test_sets, photos, made, names, scoring, context.upscalers)
 
     return context.stage("evaluation", identity.evaluation(config, methods.inputs, models), build, photographs)
 
@@ -357,18 +357,20 @@ def run_pipeline(context: Context, overrides: list[str]) -> report.Story:
 
 def build_stages(context: Context, overrides: list[str], last: Callable[[Context], object] | None = None) -> bool:
     """Build what is missing up to `last` (evaluation); whether anything was."""
-    stages = plan(context, last)
+    config, stages = context.config, plan(context, last)
     missing = [stage.name for stage in stages if not stage.done]
     log.info("run %s: %d of %d stages are done", context.run.root, len(stages) - len(missing), len(stages))
     if missing:
         log.info("to build: %s", ", ".join(missing))
         storage.probe(context.run.root)
-        preflight.require_matches(context.config, context.photographs, missing)
-        preflight.require_networks(context.config, missing)
-        fetch_published(context.config, missing)
+        preflight.require_matches(config, context.photographs, missing)
+        preflight.require_networks(config, missing)
+        fetch_published(config, missing)
         context.start_ray()  # a cluster that is too small refuses before anything is written
+        if any(config.method_of(name) or name in config.rankers for name in missing):
+            launch.prepare(config.compute)
         if context.run.parent is None:
-            context.run.describe(context.config, overrides)
+            context.run.describe(config, overrides)
     (last or evaluation)(context)
     return bool(missing)
 

@@ -152,5 +152,7 @@ def _set_environment(joins: bool) -> None:
     if not joins:
         # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+        # A worker that waits is kept for a minute, not one second: the next stage needs no new one, with its imports.
+        os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
         # Its workers inherit our environment.
         os.environ["PYTHONPATH"] = os.pathsep.join([str(PACKAGE.parent), os.environ.get("PYTHONPATH", "")])

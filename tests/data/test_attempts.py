@@ -102,14 +102,14 @@ def as_made(content: parts.Content) -> parts.Content:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("in_actors", [False, True])
+@pytest.mark.parametrize("with_loaded", [False, True])
 def test_a_job_outlives_a_photograph_that_kills_every_process(
-    ray_cluster: None, tmp_path: pathlib.Path, in_actors: bool
+    ray_cluster: None, tmp_path: pathlib.Path, with_loaded: bool
 ) -> None:
     folder, schema = tmp_path / "stage", pa.schema([("image_id", pa.string())])
     photos = parts.describe([sources.Photo(name, f"/photos/{name}", digest=name) for name in "abcd"])
-    actors = parts.Actors(Killed, (), 2, 0) if in_actors else None
-    parts.run_job(parts.Job("test", str(folder), schema, as_made if in_actors else kill_at_b, 4, actors), photos)
+    loaded = parts.Loaded(Killed, (), 2, 0) if with_loaded else None
+    parts.run_job(parts.Job("test", str(folder), schema, as_made if with_loaded else kill_at_b, 4, loaded), photos)
     assert parts.collect(str(folder), "skip", 0.5) == {"images": 4, "rejected": 1, "rows": 3, "counts": {}}
     assert storage.read_table(str(folder))["image_id"].to_pylist() == list("acd")
     (row,) = storage.read_table(str(folder / "rejected" / "rejected.parquet")).to_pylist()

@@ -37,9 +37,9 @@ def job(number, delay):
     time.sleep(delay)
     photos = [sources.Photo(f"{each:03d}", f"/photos/{each:03d}") for each in range(60)]
     begin = time.monotonic()
-    # As many actors as the cluster has CPUs: what compute.upscale_actors=null means.
-    actors = parts.Actors(Sleeper, (), int(ray.cluster_resources()["CPU"]), 0)
-    parts.run_job(parts.Job(f"job {number}", f"{folder}/{number}", SCHEMA, rows, 2, actors), parts.describe(photos))
+    # As many as the cluster has CPUs: what compute.upscale_actors=null means.
+    loaded = parts.Loaded(Sleeper, (), int(ray.cluster_resources()["CPU"]), 0)
+    parts.run_job(parts.Job(f"job {number}", f"{folder}/{number}", SCHEMA, rows, 2, loaded), parts.describe(photos))
     return time.monotonic() - begin
 
 

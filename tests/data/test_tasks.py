@@ -40,7 +40,18 @@ class Letters:
 
 
 class Made(Letters):
-    """The same as an actor."""
+    """The same as an instance that a process keeps."""
+
+
+class Once:
+    """Says in a file for each process, job and start that it began."""
+
+    def __init__(self, folder: pathlib.Path, job: str) -> None:
+        with (folder / f"{os.getpid()} {job}").open("a") as said:
+            said.write("started\n")
+
+    def __call__(self, part: parts.Part) -> parts.Content:
+        return parts.Content([{"image_id": each.photo.image_id} for each in part.photos], [])
 
 
 class Away(Letters):
@@ -83,11 +94,11 @@ def photographs() -> list[parts.PartPhoto]:
     return parts.describe([sources.Photo(name, f"/photos/{name}", digest=name) for name in NAMES])
 
 
-def run(work: Letters, in_actors: bool) -> dict[str, bytes]:
+def run(work: Letters, with_loaded: bool) -> dict[str, bytes]:
     """Of parts of one photograph each."""
     stage = work.folder / "stage"
-    actors = parts.Actors(Made, (work.folder, work.deadly), 1, 0) if in_actors else None
-    parts.run_job(parts.Job("test", str(stage), SCHEMA, as_made if in_actors else work, 1, actors), photographs())
+    loaded = parts.Loaded(Made, (work.folder, work.deadly), 1, 0) if with_loaded else None
+    parts.run_job(parts.Job("test", str(stage), SCHEMA, as_made if with_loaded else work, 1, loaded), photographs())
     return {path.name: path.read_bytes() for path in stage.glob("part-*")}
 
 
@@ -110,15 +121,15 @@ def test_the_parts_of_tasks_stay_in_order() -> None:
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("in_actors", [False, True])
+@pytest.mark.parametrize("with_loaded", [False, True])
 def test_files_are_the_same_whether_a_task_makes_one_part_or_several(
-    ray_cluster: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, in_actors: bool
+    ray_cluster: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, with_loaded: bool
 ) -> None:
     for folder in ("one", "several"):
         (tmp_path / folder).mkdir()
-    alone = run(Letters(tmp_path / "one"), in_actors)
+    alone = run(Letters(tmp_path / "one"), with_loaded)
     monkeypatch.setattr(tasks, "TASKS", 3)
-    assert run(Letters(tmp_path / "several"), in_actors) == alone
+    assert run(Letters(tmp_path / "several"), with_loaded) == alone
     assert len(alone) == len(NAMES)
     assert parts.collect(str(tmp_path / "several" / "stage"), "skip", 0) == {
         "images": 12, "rejected": 0, "rows": 12, "counts": {"seen": 12},
@@ -126,15 +137,29 @@ def test_files_are_the_same_whether_a_task_makes_one_part_or_several(
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("in_actors", [False, True])
+def test_what_is_loaded_is_loaded_once_in_a_process_and_again_for_the_next_job(
+    ray_cluster: None, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "said").mkdir()
+    for name in ("first", "second"):
+        loaded = parts.Loaded(Once, (tmp_path / "said", name), 2, 0)
+        parts.run_job(parts.Job("test", str(tmp_path / name), SCHEMA, as_made, 1, loaded), photographs())
+    said = {tuple(path.name.split()): path.read_text() for path in (tmp_path / "said").iterdir()}
+    assert set(said.values()) == {"started\n"}
+    assert {job for _, job in said} == {"first", "second"}
+    assert len({process for process, _ in said}) < len(NAMES)  # processes are kept from task to task
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("with_loaded", [False, True])
 def test_a_worker_that_dies_in_a_task_of_several_parts_loses_only_the_part_in_hand(
-    ray_cluster: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, in_actors: bool
+    ray_cluster: None, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, with_loaded: bool
 ) -> None:
     monkeypatch.setattr(tasks, "TASKS", 3)
     (first, *_) = tasks.in_tasks(NAMES, 1)
     assert len(first) == 4
     work = Letters(tmp_path, "02")
-    assert len(run(work, in_actors)) == len(NAMES)
+    assert len(run(work, with_loaded)) == len(NAMES)
     assert {name: len(work.begun(name)) for name in NAMES} == {**dict.fromkeys(NAMES, 1), "02": 2}
     assert storage.read_table(str(tmp_path / "stage"))["image_id"].to_pylist() == NAMES
 
@@ -145,7 +170,7 @@ def test_an_error_in_a_task_of_several_parts_is_told_and_the_parts_before_it_sta
 ) -> None:
     monkeypatch.setattr(tasks, "TASKS", 1)
     with pytest.raises(StorageError, match="the bucket is away"):
-        run(Away(tmp_path), in_actors=False)
+        run(Away(tmp_path), with_loaded=False)
     assert {path.name[5:7] for path in (tmp_path / "stage").glob("part-*")} >= {"00", "01", "02"}
 
 
@@ -155,13 +180,13 @@ def test_ray_is_given_nothing_that_arrow_has_no_type_for(
 ) -> None:
     from_items, given = ray.data.from_items, list[tasks.Row]()
     monkeypatch.setattr(ray.data, "from_items", lambda items, **how: given.extend(items) or from_items(items, **how))
-    run(Letters(tmp_path), in_actors=True)
+    run(Letters(tmp_path), with_loaded=True)
     assert pa.Table.from_pylist(given).schema == pa.schema([("parts", pa.binary())])
 
 
 def test_behind_an_actor_on_a_gpu_each_part_of_a_task_is_a_row_with_what_it_made_or_its_error() -> None:
     todo = list(parts.plan(photographs()[2:5], 1).values())
-    rows = list(tasks._Giver(tasks.Actors(Network, (), 1, 1))({"parts": tasks.pack(todo)}))
+    rows = list(tasks._Giver(tasks.Loaded(Network, (), 1, 1))({"parts": tasks.pack(todo)}))
     elsewhere = Elsewhere()
     told = [tasks._Writer(elsewhere)(row) for row in rows]
     assert elsewhere.given == [["02"], ["04"]]

@@ -39,7 +39,7 @@ def make(
     judge: Judge,
     made: Mapping[str, str] = METHODS,
     folders: Mapping[str, str] | None = None,
-    actors: int = 1,
+    upscalers: int = 1,
     finished: rank_dataset.Finished | None = None,
     fingerprints: Mapping[str, str] = MappingProxyType({"bicubic": "f1"}),
     **changes: object,
@@ -58,7 +58,7 @@ def make(
         rank_dataset.Made(made, folders or {}, fingerprints),
         ("niqe",),
         judge,
-        upscale.UpscaleActors(actors, 0),
+        upscale.Upscalers(upscalers, 0),
         seed=0,
         finished=finished,
     )
@@ -97,8 +97,8 @@ def test_a_row_holds_a_location_by_every_method(
 def test_the_bytes_do_not_depend_on_the_number_of_workers(
     ray_cluster: None, tmp_path: pathlib.Path, photographs: pathlib.Path, demo: Config, judge: Judge
 ) -> None:
-    for actors in (1, 2):
-        make(tmp_path / str(actors), photographs, demo, judge, actors=actors)
+    for upscalers in (1, 2):
+        make(tmp_path / str(upscalers), photographs, demo, judge, upscalers=upscalers)
     one, two = ({path.name: path.read_bytes() for path in (tmp_path / name).glob("part-*")} for name in "12")
     assert len(one) == 2
     assert one == two

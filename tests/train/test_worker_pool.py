@@ -113,6 +113,16 @@ def test_the_next_training_has_the_same_processes_and_as_many_as_it_asks_for(dem
     assert len(set(four["processes"])) == 4
 
 
+def test_workers_that_are_prepared_take_no_cpu_and_are_those_of_the_next_training(demo: Config, place: Place) -> None:
+    worker_pool.dismiss()
+    (worker,) = worker_pool.prepare(1)
+    prepared = ray.get(worker.__ray_call__.remote(lambda _: os.getpid()))
+    trained = worker_pool.train(job(demo, 1), place)
+    assert trained["processes"] == [prepared]
+    assert trained["cpus_left"] == ray.cluster_resources()["CPU"] - 1
+    assert worker_pool.prepare(1) == [worker]
+
+
 @pytest.mark.parametrize("kind", ["killed", "raises"])
 def test_a_worker_that_fails_is_replaced_and_all_go_on_from_the_last_checkpoint(
     demo: Config, place: Place, tmp_path: pathlib.Path, kind: str, caplog: pytest.LogCaptureFixture

@@ -26,7 +26,7 @@ from ranksr.data import attempts, tasks
 from ranksr.data.prefetch import prefetch
 from ranksr.data.progress import Progress
 from ranksr.data.sources import Photo
-from ranksr.data.tasks import Actors, Row
+from ranksr.data.tasks import Loaded, Row
 from ranksr.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -107,7 +107,7 @@ class Content:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """Work on parts. `make` turns a Part into Content; behind `actors`, it takes what they give for a Part."""
+    """Work on parts. `make` turns a Part into Content; with `loaded`, it takes what that gives for a Part."""
 
     label: str
     folder: str
@@ -115,7 +115,7 @@ class Job:
     make: Callable[[Any], Content]
     per_part: int
     """Photographs in a part, at most."""
-    actors: Actors | None = None
+    loaded: Loaded | None = None
     unit: tuple[str, int] = ("rows", 1)
     """Word for the counted things in the progress line, and their number per row."""
     most_rejected: int = sys.maxsize
@@ -228,7 +228,7 @@ def _make(job: Job, todo: list[Part]) -> bool:
     context = ray.data.DataContext.get_current()
     context.print_on_execution_start = False
     context.enable_progress_bars = context.enable_progress_bars and sys.stdout.isatty()
-    dataset = tasks.dataset(job.label, todo, job.actors, _Work(job.make, job.folder, job.schema))
+    dataset = tasks.dataset(job.label, todo, job.loaded, _Work(job.make, job.folder, job.schema))
     num_images = sum(len(part.photos) for part in todo)
     place, quiet = gauges.place_of(job.folder, job.label), context.enable_progress_bars
     with Progress(place, num_images, *job.unit, quiet=quiet) as progress:

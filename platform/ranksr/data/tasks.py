@@ -1,4 +1,4 @@
-"""Ray's share of a data job: its parts as tasks of Ray Data, in actors that keep networks loaded or without.
+"""Ray's share of a data job: its parts as tasks of Ray Data, in processes that keep networks loaded or without.
 
 A task costs Ray Data's own books in the driver 10 ms, whatever is in it. So the parts of a large corpus go several to a
 task. Each is written by itself all the same: what a task holds decides nothing but time.
@@ -8,6 +8,7 @@ import collections
 import dataclasses
 import pickle
 import re
+import uuid
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
@@ -28,8 +29,8 @@ NOTHING_DONE = {"images": 0, "rows": 0, "rejected": 0, "error": "", "away": Fals
 
 
 @dataclasses.dataclass(frozen=True)
-class Actors:
-    """A class whose instances keep something loaded, and how many of them work side by side."""
+class Loaded:
+    """A class whose instances keep something loaded, each in a process, and how many of them work side by side."""
 
     cls: type
     arguments: tuple[Any, ...]
@@ -42,7 +43,7 @@ class Work(Protocol):
     """What is done with a part; both tell the numbers of NOTHING_DONE."""
 
     def write(self, part: Any, given: Any) -> Row:
-        """Make the part's file of what an actor gave for it, or of the part."""
+        """Make the part's file of what an instance of `Loaded.cls` gave for it, or of the part."""
 
     def read(self, part: Any) -> Row | None:
         """Of a part that has its file already; None when it has none."""
@@ -60,22 +61,24 @@ def in_tasks(todo: Sequence[Item], workers: int) -> Iterator[Sequence[Item]]:
         start = end
 
 
-def dataset(label: str, todo: Sequence[Any], actors: Actors | None, work: Work) -> ray.data.Dataset:
+def dataset(label: str, todo: Sequence[Any], loaded: Loaded | None, work: Work) -> ray.data.Dataset:
     """One block a task, so that it is done and told of by itself.
 
-    Nothing holds a CPU while it waits for another one, or jobs side by side could take all CPUs for their actors and
-    leave none for the tasks behind them. So an actor on CPUs does all the work of a part, and one on GPUs takes no CPU.
+    On GPUs, instances of `loaded` are in Ray actors, which take no CPU: jobs side by side could give all CPUs to their
+    actors and have none for the tasks behind them. On CPUs a task does all the work of a part, and no actor is needed:
+    Ray gives a job's tasks to the same processes, and those of the next job too, which spares each 3 s of imports.
     """
-    workers = actors.count if actors else int(ray.cluster_resources().get("CPU", 1))
+    workers = loaded.count if loaded else int(ray.cluster_resources().get("CPU", 1))
     items = [{"parts": pack(each)} for each in in_tasks(todo, max(1, workers))]
     tasks = ray.data.from_items(items, override_num_blocks=len(items))
     tasks.set_name(re.sub(r"[^A-Za-z0-9_.-]+", "_", label))  # `dataset` of Ray's own metrics
-    if actors is None:
+    if loaded is None:
         return tasks.map(_Whole(work), num_cpus=1)
-    pool = ray.data.ActorPoolStrategy(size=min(actors.count, len(items)), max_tasks_in_flight_per_actor=2)
-    if not actors.num_gpus:
-        return tasks.map(_WholeByActor, fn_constructor_args=(actors, work), compute=pool, num_cpus=1)
-    given = tasks.flat_map(_Giver, fn_constructor_args=(actors,), compute=pool, num_cpus=0, num_gpus=actors.num_gpus)
+    size = min(loaded.count, len(items))
+    if not loaded.num_gpus:
+        return tasks.map(_WholeWithLoaded(work, loaded), num_cpus=1, compute=ray.data.TaskPoolStrategy(size))
+    pool = ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
+    given = tasks.flat_map(_Giver, fn_constructor_args=(loaded,), compute=pool, num_cpus=0, num_gpus=loaded.num_gpus)
     return given.map(_Writer(work), num_cpus=1)
 
 
@@ -100,8 +103,8 @@ def _told(work: Callable[..., Row], *arguments: Any) -> Row:
 class _Whole:
     """All that is done with the parts of a task."""
 
-    def __init__(self, work: Work, give: Callable[[Any], Any] | None = None) -> None:
-        self._work, self._give = work, give
+    def __init__(self, work: Work) -> None:
+        self._work = work
 
     def __call__(self, task: Row) -> Row:
         return _told(self._all, _parts(task))
@@ -112,22 +115,36 @@ class _Whole:
         for part in parts:
             found = self._work.read(part) if repeated else None
             repeated = found is not None
-            numbers.update(found or self._work.write(part, self._give(part) if self._give else part))
+            numbers.update(found or self._work.write(part, self._given(part)))
         return dict(numbers)
 
+    def _given(self, part: Any) -> Any:
+        return part
 
-class _WholeByActor(_Whole):
-    """The same in an actor: what an instance of `Actors.cls` makes of a part is written here too."""
 
-    def __init__(self, actors: Actors, work: Work) -> None:
-        super().__init__(work, actors.cls(*actors.arguments))
+_instances: dict[str, Any] = {}
+"""The `Loaded` instance of this process, by its job: of one job at most, for networks are large."""
+
+
+class _WholeWithLoaded(_Whole):
+    """The same with an instance of `Loaded.cls`, which a process keeps from the job's first task there to the last."""
+
+    def __init__(self, work: Work, loaded: Loaded) -> None:
+        super().__init__(work)
+        self._job, self._loaded = uuid.uuid4().hex, loaded
+
+    def _given(self, part: Any) -> Any:
+        if self._job not in _instances:
+            _instances.clear()
+            _instances[self._job] = self._loaded.cls(*self._loaded.arguments)
+        return _instances[self._job](part)
 
 
 class _Giver:
-    """An instance of `Actors.cls` in a Ray actor: each part of a task becomes a row, with what it makes of it."""
+    """An instance of `Loaded.cls` in a Ray actor: each part of a task becomes a row, with what it makes of it."""
 
-    def __init__(self, actors: Actors) -> None:
-        self._give = actors.cls(*actors.arguments)
+    def __init__(self, loaded: Loaded) -> None:
+        self._give = loaded.cls(*loaded.arguments)
 
     def __call__(self, task: Row) -> Iterator[Row]:
         for part in _parts(task):

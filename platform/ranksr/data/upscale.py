@@ -1,4 +1,4 @@
-"""Ray Data actors that super-resolve photographs with every method of a list; a generator is loaded once per actor."""
+"""Super-resolves photographs of a data job with every method of a list; a generator is loaded once per process."""
 
 import dataclasses
 import functools
@@ -167,24 +167,24 @@ def _read_given(what: str, given: Mapping[str, str], hr: np.ndarray, smaller: in
 
 
 @dataclasses.dataclass(frozen=True)
-class UpscaleActors:
-    """Number of actors that a job starts (None: as many as the present CPUs or GPUs hold), and each one's GPU share."""
+class Upscalers:
+    """Number of processes that upscale (None: as many as the present CPUs or GPUs hold), and each one's GPU share."""
 
     count: int | None
     num_gpus: float
 
     def of(
         self, methods: Mapping[str, str], smallest_px: int, known: Mapping[str, Collection[str]] | None = None
-    ) -> parts.Actors:
+    ) -> parts.Loaded:
         for path in (kind for kind in methods.values() if kind not in FIXED_KINDS):
-            checkpoints.load_generator(path)  # what is wrong with it is said here, before actors start
-        return parts.Actors(
+            checkpoints.load_generator(path)  # what is wrong with it is said here, before work starts
+        return parts.Loaded(
             Upscaler, (dict(methods), smallest_px, self.num_gpus, known), self.count or self.present, self.num_gpus
         )
 
     @property
     def present(self) -> int:
-        """Number of actors that the present CPUs or GPUs hold."""
+        """Number of processes that the present CPUs or GPUs hold."""
         present = ray.cluster_resources()
         fitting = present.get("GPU", 0) / self.num_gpus if self.num_gpus else present.get("CPU", 1)
         return max(1, int(fitting))

@@ -17,9 +17,9 @@ from ranksr.stages.rank_dataset import Made, scored
 
 if TYPE_CHECKING:
     from ranksr.data.upscale import (  # with torch, which the scoring workers do without
-        UpscaleActors,
         UpscaledPart,
         UpscaledPhoto,
+        Upscalers,
     )
 
 SCHEMA = pa.schema(
@@ -76,7 +76,7 @@ def write_evaluation(
     made: Made,
     names: tuple[str, ...],
     judge: Judge,
-    actors: "UpscaleActors",
+    upscalers: "Upscalers",
 ) -> dict[str, Any]:
     """Score every method on every test set, whose photographs are given by its name; images `given` are in a sub-folder
     named like the test set.
@@ -97,8 +97,8 @@ def write_evaluation(
             part_folder,
             SCHEMA,
             score,
-            per_part=2,
-            actors=actors.of(methods, smallest_px=16),
+            per_part=1,  # a test set has few images: work for as many cores
+            loaded=upscalers.of(methods, smallest_px=16),
             unit=("scores", 1),
         )
         given = {name: sources.match_images(name, path, photos) for name, path in folders.items()}

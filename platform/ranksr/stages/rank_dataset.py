@@ -23,9 +23,9 @@ from ranksr.metrics import Judge, Score
 
 if TYPE_CHECKING:
     from ranksr.data.upscale import (  # with torch, which the scoring workers do without
-        UpscaleActors,
         UpscaledPart,
         UpscaledPhoto,
+        Upscalers,
     )
 
 
@@ -244,7 +244,7 @@ def write_rank_dataset(
     made: Made,
     names: tuple[str, ...],
     judge: Judge,
-    actors: "UpscaleActors",
+    upscalers: "Upscalers",
     seed: int,
     finished: Finished | None = None,
 ) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def write_rank_dataset(
         schema(names),
         Locate(tuple(methods), names, rules, judge, made.fingerprints, finished),
         data.images_per_part,
-        actors.of(methods, rules.patch_px, dict.fromkeys(finished.names, finished.methods) if finished else None),
+        upscalers.of(methods, rules.patch_px, dict.fromkeys(finished.names, finished.methods) if finished else None),
         unit=("patches", len(methods)),
         most_rejected=parts.most_rejected(data, len(photos)),
     )

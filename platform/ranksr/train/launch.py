@@ -18,6 +18,7 @@ import ray.tune
 import torch
 
 from ranksr import cluster
+from ranksr.config import Compute
 from ranksr.errors import UserError
 from ranksr.train import worker_pool
 from ranksr.train.jobs import RankerJob, SRJob, experiment
@@ -35,6 +36,16 @@ NODES_MAY_COME_BACK_SECONDS = 600
 """A training whose nodes were lost waits this long for others, where the cluster does not grow by itself."""
 
 
+def prepare(compute: Compute) -> None:
+    """Start the workers of later trainings, where this machine keeps them, while other stages are built."""
+    if _on_kept_workers(compute):
+        worker_pool.prepare(compute.num_workers)
+
+
+def _on_kept_workers(compute: Compute) -> bool:
+    return cluster.is_this_machine() and not compute.gpus_per_worker
+
+
 def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict[str, Any]:
     """Run a training to its end on `compute.num_workers` workers; returns its last validation.
 
@@ -48,7 +59,7 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
     place = dataclasses.replace(place, settings=job.settings, experiment=experiment(job.config))
     with stopping(place) as asked:
         try:
-            if cluster.is_this_machine() and not compute.gpus_per_worker:
+            if _on_kept_workers(compute):
                 results = worker_pool.train(job, place, ray.tune.report if tell_tune else None)
             else:
                 results = _fit(_trainer(job, place, tell_tune), lambda: cluster.lacking(compute), place.name)

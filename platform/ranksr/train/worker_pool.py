@@ -87,6 +87,19 @@ def train(
     raise AssertionError("unreachable")
 
 
+def prepare(count: int) -> list[Any]:
+    """Handles of at least `count` workers on this node; those that are missing start, and are not waited for."""
+    node = ray.get_runtime_context().get_node_id()
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    for other in _pools.keys() - {node}:  # of a Ray that is over
+        del _pools[other]
+    pool = _pools.setdefault(node, [])
+    while len(pool) < count:
+        # They hold no CPU: between trainings the other stages have them all.
+        pool.append(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(TrainWorker).remote())
+    return pool
+
+
 def dismiss() -> None:
     """End the workers, whatever they do."""
     for pool in _pools.values():
@@ -97,14 +110,8 @@ def dismiss() -> None:
 def _train_once(
     job: SRJob | RankerJob, place: Place, start: str, report: Callable[[dict[str, float]], None] | None
 ) -> dict[str, Any]:
-    count, node = job.config.compute.num_workers, ray.get_runtime_context().get_node_id()
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    for other in _pools.keys() - {node}:  # of a Ray that is over
-        del _pools[other]
-    pool = _pools.setdefault(node, [])
-    while len(pool) < count:
-        # They hold no CPU: between trainings the other stages have them all.
-        pool.append(ray.remote(num_cpus=0, max_concurrency=2, scheduling_strategy=here)(TrainWorker).remote())
+    count = job.config.compute.num_workers
+    pool = prepare(count)
     with tempfile.TemporaryDirectory(prefix="ranksr-") as folder:
         meeting = str(pathlib.Path(folder) / "meeting")
         calls = []

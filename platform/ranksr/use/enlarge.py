@@ -1,4 +1,4 @@
-"""`ranksr upscale`: photographs through a network, file by file, in threads of this process or in Ray actors."""
+"""`ranksr upscale`: photographs through a network, file by file, in threads of this process or on Ray."""
 
 import concurrent.futures
 import dataclasses
@@ -20,7 +20,7 @@ from ranksr import cluster, listing, storage, terminal
 from ranksr.config import Compute
 from ranksr.data import parts, sources
 from ranksr.data.sources import Photo
-from ranksr.data.upscale import UpscaleActors
+from ranksr.data.upscale import Upscalers
 from ranksr.decoding import Picture, decode_picture
 from ranksr.errors import UserError
 from ranksr.use.network import Model, find, load_model
@@ -224,8 +224,8 @@ def upscale_here(photos: Sequence[Photo], order: Order, jobs: int | None = None)
     return rejected
 
 
-class _Actor:
-    """A Ray actor's network, and the work on a part."""
+class _Enlarger:
+    """A network in a process of Ray, and the work on a part."""
 
     def __init__(self, order: Order) -> None:
         torch.set_num_threads(1)
@@ -252,7 +252,7 @@ SCHEMA = pa.schema([("image_id", pa.string())])
 
 
 def upscale_on_ray(photos: Sequence[Photo], order: Order, jobs: int | None = None) -> list[parts.Rejected]:
-    """Upscale on the cluster of RAY_ADDRESS or a private Ray, `jobs` actors side by side; as `upscale_here` otherwise.
+    """Upscale on the cluster of RAY_ADDRESS or a private Ray, in `jobs` processes; as `upscale_here` otherwise.
 
     The images tell what is done, as they do there: parts of an earlier start, of other photographs, formats or names,
     would tell of images that are not there.
@@ -263,8 +263,8 @@ def upscale_on_ray(photos: Sequence[Photo], order: Order, jobs: int | None = Non
     cluster.require_shared_root(Compute(), order.out)
     folder, num_gpus = storage.join(order.out, PARTS), 1.0 if str(order.device).startswith("cuda") else 0.0
     storage.delete(folder)
-    actors = parts.Actors(_Actor, (order,), jobs or UpscaleActors(None, num_gpus).present, num_gpus)
-    parts.run_job(parts.Job("upscale", folder, SCHEMA, _as_made, 4, actors, ("images", 1)), parts.describe(photos))
+    loaded = parts.Loaded(_Enlarger, (order,), jobs or Upscalers(None, num_gpus).present, num_gpus)
+    parts.run_job(parts.Job("upscale", folder, SCHEMA, _as_made, 4, loaded, ("images", 1)), parts.describe(photos))
     rejected = [entry for summary in parts.read_summaries(folder).values() for entry in summary.rejected]
     storage.delete(folder)
     return rejected

@@ -4,7 +4,9 @@ The published model was trained on human opinions of 1620 super-resolved images,
 A model fitted here orders images in the same sense but on another scale, and says so.
 """
 
+import concurrent.futures
 import csv
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Sequence
 
@@ -124,7 +126,9 @@ def _fit(rows: Sequence[tuple[np.ndarray, float]], seed: int, source: str) -> Ma
     import sklearn.ensemble
     import sklearn.linear_model
 
-    scored = [(features, opinion) for gray, opinion in rows if isinstance(features := ma_features(gray), MaFeatures)]
+    with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # its kernels run without Python's lock
+        found = pool.map(ma_features, [gray for gray, _ in rows])
+    scored = [(each, opinion) for each, (_, opinion) in zip(found, rows, strict=True) if isinstance(each, MaFeatures)]
     if len(scored) < MIN_ROWS:
         raise UserError(f"{len(scored)} usable images ({source}) are too few to fit Ma, at least {MIN_ROWS}: give more")
     opinions = np.array([opinion for _, opinion in scored])
