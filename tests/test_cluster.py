@@ -243,13 +243,14 @@ def test_an_ablation_on_two_nodes_needs_shared_files_and_trains_inside_its_trial
 @pytest.mark.ray
 @pytest.mark.slow
 def test_the_doctor_asks_every_node_of_a_cluster_that_has_nothing_of_ours(
-    bare: dict[str, str], clone: pathlib.Path, tmp_path: pathlib.Path
+    bare: dict[str, str], clone: pathlib.Path, small: list[str], tmp_path: pathlib.Path
 ) -> None:
     with new_cluster(bare) as two:
         two.start("--num-cpus=1")
         second = [f"--address={two.address}", f"--temp-dir={two.folder}/2"]
         two.ray("start", *second, "--num-cpus=1", "--object-store-memory=100000000")
-        job = ["jobs/doctor.py", "configs/demo.yaml", "compute.shared_filesystem=true", "--run", str(tmp_path / "run")]
+        job = ["jobs/doctor.py", "configs/demo.yaml", *small, "--run", str(tmp_path / "run")]
+        job.append("compute.shared_filesystem=true")
         done = two.call("python", *job, "--json", check=False, cwd=clone, RAY_ADDRESS=two.address)
     found = {row["check"]: row for row in json.loads(done.stdout)["rows"]}
     assert found["ray"]["found"] == "a cluster: 2 nodes, 2 CPU, 0 GPU"

@@ -66,7 +66,7 @@ def kill_one() -> None:
     for _ in range(6000):
         raylets = {node.all_processes["raylet"][0].process.pid for node in cluster.list_all_nodes()}
         mine = [process for process in psutil.process_iter(["ppid", "cmdline"])  # without those that are just gone
-                if process.info["ppid"] in raylets and "ray::Map(" in " ".join(process.info["cmdline"] or [])]
+                if process.info["ppid"] in raylets and "ray::MapWorker" in " ".join(process.info["cmdline"] or [])]
         if mine:
             victim = rng.choice(mine)
             print("killed:", " ".join(victim.info["cmdline"]), flush=True)
@@ -225,6 +225,6 @@ def test_a_worker_or_a_node_that_is_killed_is_made_up_for(
         capture_output=True, text=True, check=False, env=environment, cwd=root,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    killed = {"node": "killed: a node", "worker": "killed: ray::Map("}[kind]
+    killed = {"node": "killed: a node", "worker": "killed: ray::MapWorker"}[kind]
     assert killed in done.stdout, done.stdout[-2000:]
     assert content(tmp_path / "run") == undisturbed[0]

@@ -90,9 +90,9 @@ def finish(job: subprocess.Popen[str], seconds: float = 250) -> str:
     """What a job says that ends in time; a hang is a fault."""
     try:
         said, _ = job.communicate(timeout=seconds)
-    except subprocess.TimeoutExpired:
-        job.kill()
-        said, _ = job.communicate()
+    except subprocess.TimeoutExpired as expired:
+        job.kill()  # but not what it started, which holds its output open: nothing more is waited for
+        said = bytes(expired.output or b"").decode(errors="replace")
         raise AssertionError(f"no end within {seconds} s:\n{said[-6000:]}") from None
     return said
 

@@ -65,9 +65,12 @@ def dataset(label: str, todo: Sequence[Any], loaded: Loaded | None, work: Work) 
     """One block a task, so that it is done and told of by itself.
 
     On GPUs, instances of `loaded` are in Ray actors, which take no CPU: jobs side by side could give all CPUs to their
-    actors and have none for the tasks behind them. On CPUs a task does all the work of a part, and no actor is needed:
-    Ray gives a job's tasks to the same processes, and those of the next job too, which spares each 3 s of imports.
+    actors and have none for the tasks behind them. On CPUs all the work of a part is done at once. On one machine no
+    actor is needed: Ray gives a job's tasks to the same processes, and those of the next job too, which spares each 3 s
+    of imports. On several it is: when a host is cut off, Ray misses an actor in seconds, a task in many minutes.
     """
+    from ranksr import cluster  # here: it brings torch, which a task that only scores does without
+
     workers = loaded.count if loaded else int(ray.cluster_resources().get("CPU", 1))
     items = [{"parts": pack(each)} for each in in_tasks(todo, max(1, workers))]
     tasks = ray.data.from_items(items, override_num_blocks=len(items))
@@ -75,9 +78,11 @@ def dataset(label: str, todo: Sequence[Any], loaded: Loaded | None, work: Work) 
     if loaded is None:
         return tasks.map(_Whole(work), num_cpus=1)
     size = min(loaded.count, len(items))
-    if not loaded.num_gpus:
+    if not loaded.num_gpus and cluster.is_this_machine():
         return tasks.map(_WholeWithLoaded(work, loaded), num_cpus=1, compute=ray.data.TaskPoolStrategy(size))
     pool = ray.data.ActorPoolStrategy(size=size, max_tasks_in_flight_per_actor=2)
+    if not loaded.num_gpus:
+        return tasks.map(_WholeWithLoaded, fn_constructor_args=(work, loaded), compute=pool, num_cpus=1)
     given = tasks.flat_map(_Giver, fn_constructor_args=(loaded,), compute=pool, num_cpus=0, num_gpus=loaded.num_gpus)
     return given.map(_Writer(work), num_cpus=1)
 
@@ -127,7 +132,7 @@ _instances: dict[str, Any] = {}
 
 
 class _WholeWithLoaded(_Whole):
-    """The same with an instance of `Loaded.cls`, which a process keeps from the job's first task there to the last."""
+    """The same with an instance of `Loaded.cls`, which a process keeps from the job's first part there to the last."""
 
     def __init__(self, work: Work, loaded: Loaded) -> None:
         super().__init__(work)
