@@ -161,18 +161,15 @@ def ask_side_by_side(
     function: Callable[..., Told], *arguments: object, count: int, cpus: float, gpus: float, within_seconds: float
 ) -> list[Told]:
     """Call a function in so many processes at once, each with so much for itself. Raises what one raised, or
-    TimeoutError."""
+    TimeoutError; those that are not done then end with this process."""
     asked = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=0)(function)
     tasks = [asked.remote(*arguments) for _ in range(count)]
-    try:
+    try:  # never ray.cancel: of a task that is just ending, it ends this process ("task that was not pending")
         return ray.get(tasks, timeout=within_seconds)
     except ray.exceptions.GetTimeoutError as error:
         raise TimeoutError(
             f"no answer within {within_seconds:g} s: {count} x ({cpus:g} CPU, {gpus:g} GPU) are not free"
         ) from error
-    finally:
-        for task in tasks:
-            ray.cancel(task, force=True)
 
 
 class Holder:
