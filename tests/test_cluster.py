@@ -205,6 +205,24 @@ def test_only_the_job_itself_brings_the_package_to_the_workers(cluster: Started)
 
 @pytest.mark.ray
 @pytest.mark.slow
+def test_a_command_and_its_workers_miss_a_host_that_was_cut_off_soon(cluster: Started, root: pathlib.Path) -> None:
+    probe = """
+import ray
+from ranksr import session
+session.connect()
+def patience():
+    from ray._raylet import Config
+    return Config.grpc_client_keepalive_time_ms() + Config.grpc_client_keepalive_timeout_ms()
+print(patience(), ray.get(ray.remote(patience).remote()))
+"""
+    package = {"PYTHONPATH": str(root / "platform"), "RAY_ADDRESS": cluster.address}
+    assert cluster.call("python", "-c", probe, **package).stdout.split() == ["75000", "75000"]
+    chosen = {"RAY_grpc_client_keepalive_time_ms": "100000"}
+    assert cluster.call("python", "-c", probe, **package, **chosen).stdout.split() == ["110000", "110000"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
 def test_a_job_that_asks_for_too_much_is_refused_before_the_first_stage(
     cluster: Started, clone: pathlib.Path, small: list[str], tmp_path: pathlib.Path
 ) -> None:

@@ -167,6 +167,37 @@ def test_a_worker_that_is_cut_off_from_a_rank_dataset_changes_no_byte(
     assert len(found) > 6
 
 
+MANY = """
+from ranksr import storage
+data = storage.read_bytes("s3://bucket/photographs/0chelsea.png")
+for number in range(300):
+    storage.write_bytes(f"s3://bucket/many/{number:03}.png", data)
+"""
+
+
+@all_cases
+def test_a_worker_that_is_cut_off_from_a_stage_without_networks_is_missed_soon(
+    cluster: "hosts.Cluster", small: list[str]
+) -> None:
+    # Such a stage is made of tasks, of which Ray by itself misses a host only after seven minutes.
+    cluster.python(MANY)
+    overrides, found = [*small, "data.hr=s3://bucket/many", "rank_dataset.stride_px=200"], list[dict[str, str]]()
+    for run in ("s3://bucket/many_whole", "s3://bucket/many_cut"):
+        restart(cluster, cluster.two)  # as it may have been cut off before
+        job = cluster.submit("full_pipeline", *overrides, "--run", run)
+        cluster.python(WAIT, f"{run}/patches", "part-", "20")
+        if found:
+            cluster.network.cut("two")
+        try:
+            said = finish(job)
+        finally:
+            cluster.network.join("two")
+        assert job.returncode == 0, said
+        found.append(digests(cluster, run, ".parquet") | digests(cluster, run, "weights.pt"))
+    assert sum("/part-" in name for name in found[0]) >= 600
+    assert found[0] == found[1]
+
+
 @pytest.fixture(scope="module")
 def training(tiny: list[str]) -> list[str]:
     """Overrides of a run with one training, whose steps take long enough to be met."""

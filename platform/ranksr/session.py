@@ -17,6 +17,10 @@ log = logging.getLogger(__name__)
 PACKAGE = pathlib.Path(__file__).resolve().parent
 VITALS_WITHIN_SECONDS = 30
 """Patience with nodes that have to start a process for it, at a start; one without an answer is looked at by nobody."""
+KEEPALIVE = {"RAY_grpc_client_keepalive_time_ms": "65000", "RAY_grpc_client_keepalive_timeout_ms": "10000"}
+"""A process that waits for a task asks its host this often whether it is there, and gives it up without an answer: Ray
+learns of a host that was cut off in 75 s, not in seven minutes. Its servers end who asks more often than once a minute.
+"""
 LOCAL_OBJECT_STORE_BYTES = 2 * 2**30
 """Object store of a private Ray. Ray's own default is 30 % of the memory, more than a laptop likes to give."""
 
@@ -117,8 +121,12 @@ def connect() -> None:
     options: dict[str, Any] = {"log_to_driver": True, "logging_level": "WARNING"}
     if not joining:
         options |= {"address": "local", "include_dashboard": False, "object_store_memory": LOCAL_OBJECT_STORE_BYTES}
-    elif not (job.get("py_modules") or "platform" in (job.get("env_vars") or {}).get("PYTHONPATH", "")):
-        options["runtime_env"] = {"py_modules": [str(PACKAGE)]}
+    else:
+        given = job.get("env_vars") or {}
+        # For trials, which wait for tasks too. Ray refuses a variable that the job names already.
+        options["runtime_env"] = {"env_vars": {name: os.environ[name] for name in KEEPALIVE if name not in given}}
+        if not (job.get("py_modules") or "platform" in given.get("PYTHONPATH", "")):
+            options["runtime_env"]["py_modules"] = [str(PACKAGE)]
     try:
         ray.init(**options)
     except (ConnectionError, ray.exceptions.AuthenticationError, RuntimeError) as error:
@@ -149,7 +157,10 @@ def _set_environment(joins: bool) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Warns workers of a node's end; ours need no warning, and the watcher logs an error at every start.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    if not joins:
+    if joins:
+        for name, milliseconds in KEEPALIVE.items():
+            os.environ.setdefault(name, milliseconds)
+    else:
         # A private Ray needs no token; without this Ray would write one for the user, and later clusters demand it.
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")
         # A worker that waits is kept for a minute, not one second: the next stage needs no new one, with its imports.

@@ -67,7 +67,7 @@ def dataset(label: str, todo: Sequence[Any], loaded: Loaded | None, work: Work) 
     On GPUs, instances of `loaded` are in Ray actors, which take no CPU: jobs side by side could give all CPUs to their
     actors and have none for the tasks behind them. On CPUs all the work of a part is done at once. On one machine no
     actor is needed: Ray gives a job's tasks to the same processes, and those of the next job too, which spares each 3 s
-    of imports. On several it is: when a host is cut off, Ray misses an actor in seconds, a task in many minutes.
+    of imports. On several it is: when a host is cut off, Ray misses an actor in seconds, a task in 75 s (see session).
     """
     from ranksr import cluster  # here: it brings torch, which a task that only scores does without
 
