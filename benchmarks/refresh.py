@@ -20,7 +20,7 @@ import torch
 from ranksr import images
 from ranksr.config import Config, load_config
 from ranksr.data.feed import Batch
-from ranksr.data.labels import Labels
+from ranksr.data.labels import Labels, MappedPatches
 from ranksr.data.sources import read_photo
 from ranksr.metrics.engine import Judge
 from ranksr.models import build_ranker
@@ -96,7 +96,7 @@ def make_labels(judge: Judge) -> Labels:
             rows.append([images.encode_png(patch) for patch in patches])
             values.append([score["niqe"].value for score in judge.score(patches, ["niqe"])])
     places = pa.table({"image_id": [str(number) for number in range(len(rows))]})
-    return Labels(("bicubic", "hr"), pa.chunked_array([rows]), (0, 1), np.array(values), 0.1, places, 1)
+    return Labels(("bicubic", "hr"), MappedPatches(pa.chunked_array([rows])), (0, 1), np.array(values), 0.1, places, 1)
 
 
 def make_batch(patch: int, size: int) -> Batch:

@@ -9,7 +9,7 @@ import torch
 
 from ranksr import images
 from ranksr.data import feed
-from ranksr.data.labels import Labels
+from ranksr.data.labels import Labels, MappedPatches
 from ranksr.stages import patches
 
 
@@ -81,7 +81,8 @@ def labels(photograph: np.ndarray) -> Labels:
     patch = images.encode_png(np.ascontiguousarray(photograph[:32, :32]))
     places = pa.table({"image_id": ["1", "2", "3"], "y": [0] * 3, "x": [0] * 3})
     values = np.array([[3.0, 2.0, 1.0], [5.0, 5.0, 4.0], [np.nan, 2.0, np.nan]])
-    return Labels(("a", "b", "c"), pa.chunked_array([[[patch] * 3] * 3]), (0, 1, 2), values, 0.0, places, 0)
+    patches = MappedPatches(pa.chunked_array([[[patch] * 3] * 3]))
+    return Labels(("a", "b", "c"), patches, (0, 1, 2), values, 0.0, places, 0)
 
 
 def test_ties_and_missing_scores_make_no_pair(labels: Labels) -> None:

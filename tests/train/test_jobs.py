@@ -1,18 +1,24 @@
-"""What a training takes of the photographs: those that its crop fits into."""
+"""What a training takes: photographs that its crop fits into, a rank dataset that is copied before it or meanwhile."""
 
+import contextlib
 import pathlib
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
 
 from ranksr import images, storage
 from ranksr.config import Config, with_overrides
+from ranksr.data import local_copy
+from ranksr.data.growing_copy import GrowingCopy
 from ranksr.data.local_copy import LocalCopy
 from ranksr.errors import UserError
 from ranksr.metrics.engine import Judge
 from ranksr.stages import patches
-from ranksr.train.jobs import SRJob
+from ranksr.train.jobs import RankerJob, SRJob
+from ranksr.train.ranker import RankerLearner
 from ranksr.train.world import World
 
 
@@ -73,3 +79,24 @@ def test_a_training_without_a_photograph_that_is_large_enough_names_key_value_an
         match=r"none of the 5 training photographs has methods.srresnet.hr_patch_px=100 px on both sides \(a, b, c, ...\): lower it",
     ):
         build(job, tmp_path, 100)
+
+
+def test_a_ranker_draws_the_same_pairs_of_a_rank_dataset_that_is_copied_meanwhile(
+    made_up: Any, demo: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = f"{made_up.write()}/rank_dataset"
+    ranker = demo.ranker.model_copy(update={"methods": ("a", "b"), "metric": "niqe"})
+    config = demo.model_copy(update={"rankers": {"ranker": ranker}})
+    drawn = list[list[torch.Tensor]]()
+    for size, grows in ((10**9, False), (0, True)):
+        monkeypatch.setattr(local_copy, "GROWS_FROM_BYTES", size)
+        with contextlib.closing(LocalCopy(made_up.root, f"{size}")) as copy:
+            learner, draw = RankerJob(config, "ranker", source).build(World(), copy)
+            copy.remove()
+            assert isinstance(learner, RankerLearner)
+            assert isinstance(learner.labels.patches, GrowingCopy) == grows
+            batches = [draw(range(8 * step, 8 * step + 8)) for step in range(4)]
+            held_out = [torch.from_numpy(learner.labels.patch(place, method)) for place in (0, 1) for method in (0, 1)]
+        drawn.append([*(batch[name] for batch in batches for name in sorted(batch)), *held_out])
+    for copied, growing in zip(*drawn, strict=True):
+        assert torch.equal(copied, growing)

@@ -11,7 +11,7 @@ import torch
 from ranksr import images, storage
 from ranksr.config import Config, with_overrides
 from ranksr.data.feed import PairFeed
-from ranksr.data.labels import Labels
+from ranksr.data.labels import Labels, MappedPatches
 from ranksr.train import held_out
 from ranksr.train.journal import Place
 from ranksr.train.launch import RankerJob
@@ -28,7 +28,9 @@ def labels(photograph: np.ndarray) -> Labels:
         patch = photograph[32 * number : 32 * number + 32, 240:272]
         rows.append([images.encode_png(np.ascontiguousarray(patch // divisor)) for divisor in (1, 3, 9)])
         values.append([1.0, 2.0, 3.0])
-    return Labels(("bright", "dim", "dark"), pa.chunked_array([rows]), (0, 1, 2), np.array(values), 0.0, places, 0)
+    return Labels(
+        ("bright", "dim", "dark"), MappedPatches(pa.chunked_array([rows])), (0, 1, 2), np.array(values), 0.0, places, 0
+    )
 
 
 @pytest.mark.parametrize("target", ["rank", "regression"])

@@ -14,7 +14,7 @@ import torch
 
 from ranksr import checkpoints, images
 from ranksr.config import Config, RankContentLoss, RankerConfig, Refresh, with_overrides
-from ranksr.data.labels import Labels
+from ranksr.data.labels import Labels, MappedPatches
 from ranksr.errors import UserError
 from ranksr.metrics.engine import Judge
 from ranksr.metrics.scores import Score, unscorable
@@ -52,7 +52,7 @@ def labels(photograph: np.ndarray) -> Labels:
     rows = [[images.encode_png(each) for each in (patch // 2, patch // 3, patch)] for patch in patches]
     values = np.array([[float(images.decode(png).mean()) for png in row] for row in rows])
     places = pa.table({"image_id": ["astronaut"] * 8, "y": [y for y, _ in corners], "x": [x for _, x in corners]})
-    return Labels(("half", "third", "hr"), pa.chunked_array([rows]), (0, 1, 2), values, 0.0, places, 2)
+    return Labels(("half", "third", "hr"), MappedPatches(pa.chunked_array([rows])), (0, 1, 2), values, 0.0, places, 2)
 
 
 @pytest.fixture

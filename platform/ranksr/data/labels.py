@@ -7,6 +7,7 @@ rank dataset serves every Ranker that differs only in those.
 import dataclasses
 import itertools
 from collections.abc import Mapping
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -16,13 +17,30 @@ from ranksr import images, metrics
 from ranksr.config import Config, RankerConfig
 
 
+class Patches(Protocol):
+    """The patches of a split of a rank dataset."""
+
+    def stored(self, location: int, column: int) -> pa.Buffer:
+        """One of a stored row, as a PNG or raw pixels (`images.decode`)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MappedPatches:
+    """Patches in memory, or in a mapped file."""
+
+    pngs: pa.ChunkedArray
+    """list<binary>, in the order of the stored row."""
+
+    def stored(self, location: int, column: int) -> pa.Buffer:
+        return self.pngs[location].values[column].as_buffer()
+
+
 @dataclasses.dataclass(frozen=True)
 class Labels:
     """One split of a rank dataset as one Ranker sees it: L locations of M methods."""
 
     methods: tuple[str, ...]
-    pngs: pa.ChunkedArray
-    """list<binary>, the patches in the order of the stored row, as PNGs or raw pixels."""
+    patches: Patches
     columns: tuple[int, ...]
     """Positions of the M methods in a stored row."""
     values: np.ndarray
@@ -35,14 +53,11 @@ class Labels:
 
     def patch(self, location: int, method: int) -> np.ndarray:
         """uint8 HWC RGB."""
-        return self._stored(location, self.columns[method])
+        return images.decode(self.patches.stored(location, self.columns[method]))
 
     def hr(self, location: int) -> np.ndarray:
         """The photograph's own patch, uint8 HWC RGB, whether or not it is one of `methods`."""
-        return self._stored(location, self.hr_column)
-
-    def _stored(self, location: int, column: int) -> np.ndarray:
-        return images.decode(self.pngs[location].values[column].as_buffer())
+        return images.decode(self.patches.stored(location, self.hr_column))
 
     def pairs(self, location: int) -> list[tuple[int, int]]:
         """Pairs of methods that carry information: both scored, and further apart than `min_gap`."""
@@ -54,8 +69,11 @@ class Labels:
         ]
 
 
-def derive_labels(table: pa.Table, ranker: RankerConfig) -> Labels:
-    """The labels that this Ranker learns, from the rows of one split of a rank dataset."""
+def derive_labels(table: pa.Table, ranker: RankerConfig, patches: Patches | None = None) -> Labels:
+    """The labels that this Ranker learns, from the rows of one split of a rank dataset.
+
+    `patches`: theirs, where `table` has none.
+    """
     stored = table["methods"][0].as_py() if len(table) else [*ranker.methods, "hr"]
     columns = tuple(stored.index(name) for name in ranker.methods)
     raw = {name: raw_values(table, name, len(stored)) for name in metrics.made_of(ranker.metric)}
@@ -64,7 +82,8 @@ def derive_labels(table: pa.Table, ranker: RankerConfig) -> Labels:
         # The label is the method: each location has the methods' mean scores instead of its own.
         values = np.where(np.isnan(values), np.nan, np.nanmean(values, axis=0))
     places = table.select(["image_id", "y", "x"])
-    return Labels(ranker.methods, table["pngs"], columns, values, ranker.min_gap, places, stored.index("hr"))
+    patches = patches or MappedPatches(table["pngs"])
+    return Labels(ranker.methods, patches, columns, values, ranker.min_gap, places, stored.index("hr"))
 
 
 def raw_values(table: pa.Table, metric: str, num_methods: int) -> np.ndarray:

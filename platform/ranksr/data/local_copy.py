@@ -17,7 +17,10 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.ipc
 
-from ranksr import images, storage, terminal
+from ranksr import storage, terminal
+from ranksr.data.growing_copy import Group, GrowingCopy, write_rows
+from ranksr.data.labels import MappedPatches, Patches
+from ranksr.data.pixels import with_raw_pixels
 from ranksr.data.prefetch import prefetch
 from ranksr.downloads import appearing
 
@@ -28,6 +31,8 @@ BATCH_BYTES = 256 * 2**20
 RAW_BYTES_PER_STORED = 3
 """Expected room of raw pixels by the bytes of their PNGs: of five BSDS500 photographs 1.3 to 2.8, of what bicubic makes
 of them 2.5 to 4.5. More ends at worst on a full disk, and in PNGs."""
+GROWS_FROM_BYTES = 10**9
+"""Stored size from which on a rank dataset is copied while the training runs. A copy takes 7.5 s a GB."""
 READERS = 8
 """Parquet files of a copy that are read, and their PNGs decoded, side by side; fewer on fewer cores."""
 
@@ -37,12 +42,13 @@ class LocalCopy:
 
     `pixels`: "raw", "png", or "auto" for raw ones where they take no more than half of the free disk. `remove()` may
     come as soon as every worker has read its tables: what is mapped lives on without a name, and nothing is left behind
-    by a worker that is killed later.
+    by a worker that is killed later. `close()` at the end.
     """
 
     def __init__(self, training: str, start: str, pixels: Literal["auto", "raw", "png"] = "auto") -> None:
         name = f"ranksr-{storage.digest_of(training)}"
         self.folder, self._pixels = pathlib.Path(tempfile.gettempdir()) / f"{name}-{start}", pixels
+        self._growing = list[GrowingCopy]()
         for abandoned in self.folder.parent.glob(f"{name}-*"):  # killed before `remove()`
             if abandoned != self.folder:
                 shutil.rmtree(abandoned, ignore_errors=True)
@@ -50,12 +56,7 @@ class LocalCopy:
     def read(self, source: str, split: str) -> pa.Table:
         """The rows of one split, in the order of `read_parts`. In this worker's own memory where there is no room."""
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            path = self.folder / f"{storage.digest_of([source, split])}.arrow"
-            with (self.folder / "lock").open("w") as handle:
-                fcntl.flock(handle, fcntl.LOCK_EX)  # one worker writes, the others wait for it
-                if not path.exists():
-                    self._make(path, source, split)
+            path = self._once(f"{storage.digest_of([source, split])}.arrow", self._make, source, split)
             return pyarrow.ipc.open_file(pa.memory_map(str(path))).read_all()
         except OSError as error:
             log.warning(
@@ -65,6 +66,39 @@ class LocalCopy:
                 error,
             )
             return pa.concat_tables(read_parts(source, split))
+
+    def read_labelled(self, source: str, split: str) -> tuple[pa.Table, Patches]:
+        """The rows of one split of a rank dataset, in the same order, and their patches.
+
+        Those of a large one are copied from now on, see `growing_copy`.
+        """
+        if self._stored_bytes(source) >= GROWS_FROM_BYTES:
+            with contextlib.suppress(OSError):  # `read` tells of it
+                path = self._once(f"{storage.digest_of([source, split])}.rows", self._begin, source, split)
+                self._growing.append(copy := GrowingCopy(path, _label(source, split)))
+                return copy.table, copy
+        table = self.read(source, split)
+        return table, MappedPatches(table["pngs"])
+
+    def _once(self, name: str, make: Callable[[pathlib.Path, str, str], None], source: str, split: str) -> pathlib.Path:
+        """A file of the folder, which one worker makes, while the others wait for it."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / name
+        with (self.folder / "lock").open("w") as handle:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not path.exists():
+                make(path, source, split)
+        return path
+
+    def _begin(self, path: pathlib.Path, source: str, split: str) -> None:
+        groups = [
+            [Group(part.path, number, size) for number, size in enumerate(part.groups)]
+            for part in parts_with(source, split)
+        ]
+        with appearing(path) as unfinished:
+            write_rows(unfinished, groups, split, self._with_raw_pixels(source))
+            for ending in (".pixels", ".places"):
+                unfinished.with_suffix(ending).rename(path.with_suffix(ending))
 
     def _make(self, path: pathlib.Path, source: str, split: str) -> None:
         if self._with_raw_pixels(source):
@@ -82,32 +116,22 @@ class LocalCopy:
     def _with_raw_pixels(self, source: str) -> bool:
         if self._pixels != "auto":
             return self._pixels == "raw"
-        stored = sum(size for name, size in storage.list_files(source) if name.endswith(".parquet"))
-        return RAW_BYTES_PER_STORED * stored <= shutil.disk_usage(self.folder).free / 2
+        return RAW_BYTES_PER_STORED * self._stored_bytes(source) <= shutil.disk_usage(self.folder).free / 2
+
+    def _stored_bytes(self, source: str) -> int:
+        return sum(size for name, size in storage.list_files(source) if name.endswith(".parquet"))
 
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
-
-def with_raw_pixels(table: pa.Table) -> pa.Table:
-    """The table with the pixels of its PNGs (`images.encode_raw`) in their place, alone or in lists."""
-    for number, field in enumerate(table.schema):
-        column = table.column(number)
-        if field.type == pa.binary():
-            pixels: pa.Array = _raw_array(column.combine_chunks())
-        elif field.type == pa.list_(pa.binary()):
-            lists = column.combine_chunks()
-            offsets = pyarrow.compute.subtract(lists.offsets, lists.offsets[0])
-            pixels = pa.ListArray.from_arrays(offsets, _raw_array(lists.flatten()))
-        else:
-            continue
-        table = table.set_column(number, field.name, pixels)
-    return table
+    def close(self) -> None:
+        """End what is still being copied: no patch is read any more."""
+        for copy in self._growing:
+            copy.close()
 
 
-def _raw_array(pngs: pa.Array) -> pa.Array:
-    """Large: a part can have more than the 2 GB of pixels that 32-bit offsets reach."""
-    return pa.array((images.encode_raw(images.decode(png.as_buffer())) for png in pngs), pa.large_binary())
+def _label(source: str, split: str) -> str:
+    return f"{pathlib.PurePath(source).name}, {split}: copy to this node"
 
 
 def read_parts(
@@ -118,22 +142,26 @@ def read_parts(
     A sample is drawn by the number of its row: this must follow from the photographs, not from how they were parted.
     Files without a row of the split are not read. Says how far it is every few seconds.
     """
-    paths = [storage.join(source, name) for name in storage.list_tables(source)]
-    if not paths:
-        raise FileNotFoundError(f"no Parquet file in {source}")
-    parts = list(prefetch(_part, paths, threads=32))  # a request each, where the folder is in S3
-    wanted = sorted(part for part in parts if part.may_have(split)) or parts[:1]
+    wanted = parts_with(source, split)
 
     def read(part: _Part) -> pa.Table:
         table = storage.read_table(part.path)
         return change(table.filter(pyarrow.compute.equal(table["split"], split)))
 
-    label = f"{pathlib.PurePath(source).name}, {split}: copy to this node"
-    with terminal.Bar(label, sum(part.megabytes for part in wanted), "MB") as bar:
+    with terminal.Bar(_label(source, split), sum(part.megabytes for part in wanted), "MB") as bar:
         readers = max(4, min(READERS, terminal.num_cores()))
         for part, table in zip(wanted, prefetch(read, wanted, readers), strict=True):
             yield table
             bar.add(part.megabytes)
+
+
+def parts_with(source: str, split: str) -> list["_Part"]:
+    """The Parquet files that may have a row of the split, in order; if none has, one that tells the columns."""
+    paths = [storage.join(source, name) for name in storage.list_tables(source)]
+    if not paths:
+        raise FileNotFoundError(f"no Parquet file in {source}")
+    parts = list(prefetch(_part, paths, threads=32))  # a request each, where the folder is in S3
+    return sorted(part for part in parts if part.may_have(split)) or parts[:1]
 
 
 class _Part(NamedTuple):
@@ -142,9 +170,14 @@ class _Part(NamedTuple):
     first_image: str
     """The least image_id: it has those between it and that of the next; empty where it has no row."""
     path: str
-    megabytes: float
+    groups: tuple[int, ...]
+    """Bytes of each row group."""
     splits: tuple[str, str] | None
     """The first and the last split by name; None where the file does not say."""
+
+    @property
+    def megabytes(self) -> float:
+        return sum(self.groups) / 1e6
 
     def may_have(self, split: str) -> bool:
         return self.splits is None or self.splits[0] <= split <= self.splits[1]
@@ -160,8 +193,8 @@ def _part(path: str) -> _Part:
         return (min(each.min for each in known), max(each.max for each in known)) if known else None
 
     ends = extremes("image_id")
-    size = sum(group.column(number).total_compressed_size for group in groups for number in range(group.num_columns))
-    return _Part(ends[0] if ends else "", path, size / 1e6, extremes("split"))
+    sizes = (sum(group.column(number).total_compressed_size for number in range(group.num_columns)) for group in groups)
+    return _Part(ends[0] if ends else "", path, tuple(sizes), extremes("split"))
 
 
 def _write(path: pathlib.Path, tables: Iterable[pa.Table]) -> None:

@@ -14,7 +14,7 @@ from ranksr import SCALE, checkpoints, images, metrics, storage
 from ranksr.config import Config, RankerConfig
 from ranksr.data import sources
 from ranksr.data.feed import Batch
-from ranksr.data.labels import Labels
+from ranksr.data.labels import Labels, MappedPatches
 from ranksr.data.upscale import upscale
 from ranksr.metrics.engine import Judge
 from ranksr.metrics.ma import features
@@ -152,7 +152,8 @@ def sr_learner(config: Config, name: str, world: World, hr_patch_px: int) -> SRL
 
 
 def _no_labels(ranker: RankerConfig) -> Labels:
-    return Labels(ranker.methods, pa.chunked_array([], pa.list_(pa.binary())), (), np.zeros((0, 0)), 0, pa.table({}), 0)
+    patches = MappedPatches(pa.chunked_array([], pa.list_(pa.binary())))
+    return Labels(ranker.methods, patches, (), np.zeros((0, 0)), 0, pa.table({}), 0)
 
 
 def _photographs(config: Config, source: str, paths: Sequence[str]) -> tuple[Photographs, np.ndarray]:

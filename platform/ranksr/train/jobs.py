@@ -81,7 +81,8 @@ class SRJob:
         for name, weight in self.config.steered_by(self.method).items():
             config, ranker, refresher = self.config.rankers[name], checkpoints.load_ranker(self.rankers[name]), None
             if loss.refresh is not None:
-                labels = derive_labels(copy.read(self.rank_datasets[name], "train"), config)
+                table, patches = copy.read_labelled(self.rank_datasets[name], "train")
+                labels = derive_labels(table, config, patches)
                 refresher = Refresher(config, loss.refresh, ranker, labels, self.judge, world, seed_of(self))
                 ranker = refresher.ranker
             steers[name] = Steer(ranker, weight, config.metric, refresher)
@@ -128,11 +129,14 @@ class RankerJob:
     def build(self, world: World, copy: LocalCopy) -> tuple[Learner, Callable[[range], Batch]]:
         """The learner and the feed of one worker."""
         ranker = self.config.rankers[self.ranker]
-        held_out = derive_labels(copy.read(self.rank_dataset, "val"), ranker)
+        train, held_out = (
+            derive_labels(table, ranker, patches)
+            for table, patches in (copy.read_labelled(self.rank_dataset, split) for split in ("train", "val"))
+        )
         chosen = evenly(len(held_out.values), self.config.validation.num_patches)[
             world.worker_rank :: world.num_workers
         ]
-        feed = PairFeed(derive_labels(copy.read(self.rank_dataset, "train"), ranker), seed_of(self), ranker.crop_px)
+        feed = PairFeed(train, seed_of(self), ranker.crop_px)
         if not len(feed):
             key = shown(f"rankers.{self.ranker}.min_gap")
             raise UserError(

@@ -36,7 +36,14 @@ def work(
     torch.set_num_threads(compute.threads_per_worker)
     torch.manual_seed(seed_of(job))  # the same initial weights on every worker, and in every run
     world.tune()
-    copy = LocalCopy(place.folder, start, compute.local_pixels)
+    with contextlib.closing(LocalCopy(place.folder, start, compute.local_pixels)) as copy:
+        return _work(job, place, copy, world, report)
+
+
+def _work(
+    job: SRJob | RankerJob, place: Place, copy: LocalCopy, world: World, report: Callable[[dict[str, float]], None]
+) -> dict[str, Any]:
+    compute = job.config.compute
     try:
         learner, draw = job.build(world, copy)
         mistake = None
