@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from ray.exceptions import RuntimeEnvSetupError
 
 from ranksr import cluster, session, vitals
 from ranksr.cluster import Answer, Node
@@ -67,6 +68,14 @@ def test_little_room_few_files_and_a_silent_node_are_warnings(
         "open files: a: 256",
     ]
     assert all(record.levelno == logging.WARNING for record in caplog.records)
+
+
+def test_a_node_that_cannot_take_the_files_of_the_job_stops_the_start(nodes: list[Answer[vitals.Vitals]]) -> None:
+    full = RuntimeEnvSetupError("Traceback ...\nOSError: [Errno 28] No space left on device\n")
+    nodes += answers(HERE, full)
+    said = r"node b cannot take this job's files: RuntimeEnvSetupError: .*No space left on device; make room in its"
+    with pytest.raises(UserError, match=said):
+        session.require_vitals({})
 
 
 def test_it_takes_no_time_on_one_machine(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,6 +81,8 @@ def require_vitals(photographs: Mapping[str, Sequence[Photo]]) -> None:
 
     `photographs`: by source. Raises UserError for what would fail later; warns of the rest.
     """
+    from ray.exceptions import RuntimeEnvSetupError
+
     from ranksr import cluster
 
     versions, files = vitals.versions(), dict[str, str]()
@@ -92,6 +94,11 @@ def require_vitals(photographs: Mapping[str, Sequence[Photo]]) -> None:
         working = {answer.node.name: answer.told for answer in answers if answer.node.cpus or answer.node.gpus}
         nodes = {name: told for name, told in working.items() if not isinstance(told, Exception)}
         for name, told in working.items():
+            if isinstance(told, RuntimeEnvSetupError):  # of Ray Data the first task there would be the end
+                raise UserError(
+                    f"node {name} cannot take this job's files: {vitals.why(told)}; make room in its temporary folder "
+                    "(`ray start --temp-dir`), or take it out of the cluster"
+                )
             if isinstance(told, Exception):
                 log.warning("node %s was not looked at: %s", name, vitals.why(told))
     if nodes:
