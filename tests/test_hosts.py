@@ -167,6 +167,31 @@ def test_a_worker_that_is_cut_off_from_a_rank_dataset_changes_no_byte(
     assert len(found) > 6
 
 
+FAKETIME = next(pathlib.Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
+
+
+@all_cases
+@pytest.mark.skipif(FAKETIME is None, reason="needs a clock that goes wrong: apt-get install faketime")
+def test_clocks_five_minutes_apart_are_named_by_the_doctor_and_change_no_byte(
+    cluster: "hosts.Cluster", small: list[str], whole: str
+) -> None:
+    cluster.two.kill_everything()
+    ahead = {"LD_PRELOAD": str(FAKETIME), "FAKETIME": "+5m"}
+    assert cluster.start_worker(cluster.two, **ahead).wait(120) == 0
+    try:
+        examined = cluster.submit("doctor", *small, "--run", "s3://bucket/ahead")
+        (clocks,) = {line for line in finish(examined).splitlines() if line.startswith("failure  clocks ")}
+        job = cluster.submit("full_pipeline", *small, "--run", "s3://bucket/ahead")
+        said = finish(job)
+    finally:
+        restart(cluster, cluster.two)
+    assert f" two ({cluster.two.address}): 300." in clocks
+    assert examined.returncode == 1
+    assert job.returncode == 0, said
+    found = digests(cluster, "s3://bucket/ahead/rank_dataset", ".parquet")
+    assert found == digests(cluster, f"{whole}/rank_dataset", ".parquet")
+
+
 MANY = """
 from ranksr import storage
 data = storage.read_bytes("s3://bucket/photographs/0chelsea.png")

@@ -4,6 +4,7 @@ Run as a program, this file is the driver that the tests end: `test_training_fau
 [FOLDER]`, the last a folder for another training without a fault.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -125,16 +126,16 @@ def alone(folder: pathlib.Path) -> None:
     job, place = make_job(folder, 1)
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    copy = LocalCopy(str(folder), "test")
-    learner, draw = job.build(World(), copy)
-    copy.remove()
-    size = job.training.batch_size
-    world = World(compute=job.config.compute)
+    with contextlib.closing(LocalCopy(str(folder), "test")) as copy:
+        learner, draw = job.build(World(), copy)
+        copy.remove()
+        size = job.training.batch_size
+        world = World(compute=job.config.compute)
 
-    def batches(steps: range) -> Iterator[Batch]:
-        return (draw(range(step * size, step * size + size)) for step in steps)
+        def batches(steps: range) -> Iterator[Batch]:
+            return (draw(range(step * size, step * size + size)) for step in steps)
 
-    loop.fit(learner, batches, job.training, place, world, lambda _: None)
+        loop.fit(learner, batches, job.training, place, world, lambda _: None)
 
 
 def command(folder: pathlib.Path, num_workers: int, *fault: str) -> list[str]:
