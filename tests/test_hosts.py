@@ -64,13 +64,16 @@ print(json.dumps({name: hashlib.sha256(storage.read_bytes(f"{sys.argv[1]}/{name}
 
 
 @pytest.fixture(scope="module")
-def cluster(
-    photographs: pathlib.Path, photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator["hosts.Cluster"]:
+def tested(photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    folder = tmp_path_factory.mktemp("tested")
+    (folder / "astronaut.png").write_bytes(images.encode_png(np.ascontiguousarray(photograph[20:260, 120:360])))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(photographs: pathlib.Path, tested: pathlib.Path) -> Iterator["hosts.Cluster"]:
     if reason := hosts.why_not():
         pytest.skip(reason)
-    tested = tmp_path_factory.mktemp("tested")
-    (tested / "astronaut.png").write_bytes(images.encode_png(np.ascontiguousarray(photograph[20:260, 120:360])))
     with hosts.cluster(sees=[photographs, tested]) as started:
         started.python(COPY, str(photographs), str(tested))
         yield started
@@ -356,6 +359,30 @@ def test_a_full_disk_of_a_worker_is_named_and_changes_no_byte(
     finally:
         cluster.two.empty("/tmp")
     assert "No space left on device): every worker holds its own in memory; set TMPDIR to a folder with room" in said
+
+
+@all_cases
+@pytest.mark.timeout(1200)
+@pytest.mark.skipif(not hosts.MEMORY_GROUPS.is_dir(), reason="the limit is one of control groups v1")
+def test_a_host_without_memory_for_a_training_is_named_and_the_run_goes_on_with_more(
+    photographs: pathlib.Path, tested: pathlib.Path, training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run, job = "s3://bucket/starved", [*training, "compute.num_workers=2", "compute.max_failures=2"]
+    with hosts.cluster(sees=[photographs, tested], memory_bytes=500 * 2**20) as starved:
+        starved.python(COPY, str(photographs), str(tested))
+        refused = starved.submit("full_pipeline", *job, "--run", run)
+        said = finish(refused, 600)
+        assert refused.returncode == 1, said  # Ray's own, whatever the job's was
+        (line,) = {line for line in said.splitlines() if line.startswith("ranksr: ")}
+        assert "srresnet: a worker died " in line  # at its start, or more often than compute.max_failures allows
+        assert f" on {starved.two.address}: see that its node has memory enough" in line
+        assert not [
+            line for line in said.splitlines() if line.startswith("Traceback")
+        ]  # but Train's controller logs its own
+        assert starved.two.memory_group is not None
+        (starved.two.memory_group / "memory.limit_in_bytes").write_text(str(4 * 2**30))
+        restart(starved, starved.two)
+        end(starved, starved.submit("full_pipeline", *job, "--run", run), run, undisturbed[2])
 
 
 def restart(cluster: "hosts.Cluster", *workers: "hosts.Host") -> None:

@@ -67,6 +67,11 @@ def test_a_worker_that_died_is_told_from_one_whose_code_failed() -> None:
         assert launch._death(ray.train.WorkerGroupError("failed", {1: failure})) == "on 10.77.0.12"
     assert launch._death(gone) == "on 10.77.0.12"
     assert launch._death(ray.train.WorkerGroupError("failed", {0: ValueError("ours")})) == ""
+    full = ray.exceptions.OutOfMemoryError(
+        "1 worker(s) were killed due to the node running low on memory. Memory on the node (IP: 10.77.0.12, ID: 3) was ..."
+    )
+    assert launch._death(ray.train.ControllerError(full)) == "on 10.77.0.12"
+    assert launch._death(ray.train.ControllerError(ValueError("Train's own"))) == ""
 
 
 @pytest.mark.parametrize(

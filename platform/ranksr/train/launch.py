@@ -7,7 +7,7 @@ import re
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import ray
@@ -63,12 +63,14 @@ def train(job: SRJob | RankerJob, place: Place, tell_tune: bool = False) -> dict
                 results = worker_pool.train(job, place, ray.tune.report if tell_tune else None)
             else:
                 results = _fit(_trainer(job, place, tell_tune), lambda: cluster.lacking(compute), place.name)
-        except (ray.train.WorkerGroupError, ray.exceptions.RayActorError) as error:
+        except (ray.train.WorkerGroupError, ray.train.ControllerError, ray.exceptions.RayActorError) as error:
             if died := _death(error):
+                often = f"more often than compute.max_failures={compute.max_failures} allows, at last"
+                # What kills a worker while Train starts it counts as the controller's failure, and is the end at once.
+                how = "at its start," if isinstance(error, ray.train.ControllerError) else often
                 raise UserError(
-                    f"{place.name}: a worker died more often than compute.max_failures={compute.max_failures} allows, "
-                    f"at last {died}: see that its node has memory enough and stays, then give the same command again, "
-                    "which goes on from the last checkpoint"
+                    f"{place.name}: a worker died {how} {died}: see that its node has memory enough and stays, then "
+                    "give the same command again, which goes on from the last checkpoint"
                 ) from error
             raise
     if asked.by:
@@ -137,14 +139,18 @@ def _fit(trainer: cluster.Trainer, lacking: Callable[[], str], name: str) -> dic
     return found.result()
 
 
-def _death(error: ray.train.WorkerGroupError | ray.exceptions.RayActorError) -> str:
+def _death(error: ray.train.WorkerGroupError | ray.train.ControllerError | ray.exceptions.RayActorError) -> str:
     """Where a worker's process ended, with its node or for want of memory; empty where our own code failed."""
-    failures = [error] if isinstance(error, ray.exceptions.RayActorError) else error.worker_failures.values()
+    failures: Iterable[BaseException] = [error]
+    if isinstance(error, ray.train.WorkerGroupError):
+        failures = error.worker_failures.values()
+    elif isinstance(error, ray.train.ControllerError):
+        failures = [error.controller_failure]
     for failure in failures:
         behind = getattr(failure, "health_check_failure", failure)
-        if isinstance(behind, ray.exceptions.RayActorError):
-            address = re.search(r"^\s*ip: (\S+)", str(behind), re.MULTILINE)
-            return f"on {address[1]}" if address else "on a node that is gone"
+        if isinstance(behind, ray.exceptions.RayActorError | ray.exceptions.OutOfMemoryError):
+            address = re.search(r"^\s*ip: (\S+)|\(IP: ([^\s,]+)", str(behind), re.MULTILINE)
+            return f"on {address[1] or address[2]}" if address else "on a node that is gone"
     return ""
 
 
