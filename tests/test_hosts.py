@@ -70,6 +70,18 @@ def tested(photograph: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> 
     return folder
 
 
+ROUND_TRIP = """
+import socket, sys, time
+def seconds(address, port):
+    begun = time.monotonic()
+    with socket.socket() as there:
+        there.connect_ex((address, port))
+    return time.monotonic() - begun
+assert seconds(sys.argv[1], 5000) < 0.1
+print(seconds(sys.argv[2], 1))
+"""
+
+
 @pytest.fixture(scope="module")
 def cluster(photographs: pathlib.Path, tested: pathlib.Path) -> Iterator["hosts.Cluster"]:
     if reason := hosts.why_not():
@@ -383,6 +395,23 @@ def test_a_host_without_memory_for_a_training_is_named_and_the_run_goes_on_with_
         (starved.two.memory_group / "memory.limit_in_bytes").write_text(str(4 * 2**30))
         restart(starved, starved.two)
         end(starved, starved.submit("full_pipeline", *job, "--run", run), run, undisturbed[2])
+
+
+@all_cases
+@pytest.mark.timeout(1800)
+def test_a_slow_and_lossy_cable_changes_no_weight(
+    photographs: pathlib.Path, tested: pathlib.Path, training: list[str], undisturbed: dict[int, dict[str, str]]
+) -> None:
+    run = "s3://bucket/slow"
+    with hosts.cluster(sees=[photographs, tested]) as slow:
+        slow.python(COPY, str(photographs), str(tested))
+        slow.network.slow("two", seconds=0.1, loss=0.01)
+        sent = slow.head.run("python", "-c", ROUND_TRIP, slow.s3.address, slow.two.address).stdout
+        assert float(sent) >= 0.2
+        job = slow.submit("full_pipeline", *training, "compute.num_workers=2", "--run", run)
+        said = finish(job, 1200)
+        assert job.returncode == 0, said
+        assert weights(slow, run) == undisturbed[2]
 
 
 def restart(cluster: "hosts.Cluster", *workers: "hosts.Host") -> None:

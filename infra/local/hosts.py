@@ -11,12 +11,19 @@ Everything of the machine is read-only on a host; what is writable is a tmpfs of
 seen through it, and the repository on those hosts that are told to.
 """
 
+import collections
 import contextlib
+import ctypes
 import dataclasses
+import fcntl
 import json
 import os
 import pathlib
+import random
+import select
 import shutil
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -173,9 +180,33 @@ class Network:
         """The cable is in again."""
         self._ip("link", "set", f"to-{name}", "up")
 
+    def slow(self, name: str, seconds: float, loss: float) -> None:
+        """Whatever the host sends and is sent takes so long, and a share of it is lost. Until the end of the network.
+
+        By a process that passes frames on: the kernel's own means, `tc netem`, is a module that few machines load.
+        """
+        self._ip("link", "set", f"to-{name}", "nomaster")
+        self._ip("link", "add", f"slow-{name}", "type", "veth", "peer", "name", f"by-{name}")
+        self._ip("link", "set", f"slow-{name}", "up")
+        self._ip("link", "set", f"by-{name}", "master", "bridge", "up")
+        # Between its own interfaces the kernel moves frames of any length without checksums; others cannot read them.
+        this = [sys.executable, str(pathlib.Path(__file__).resolve())]
+        subprocess.run([*self._there(), *this, "whole", f"by-{name}"], check=True, capture_output=True)
+        on_host = ["nsenter", "--target", str(self.hosts[name].pid), "--net", "--"]
+        subprocess.run([*on_host, *this, "whole", "eth0"], check=True, capture_output=True)
+        words = [*this, "forward", f"to-{name}", f"slow-{name}", str(seconds), str(loss)]
+        process = subprocess.Popen([*self._there(), *words], stdout=subprocess.PIPE)
+        self._ends.callback(process.wait)
+        self._ends.callback(process.kill)
+        assert process.stdout is not None
+        self._ends.callback(process.stdout.close)
+        process.stdout.readline()
+
+    def _there(self) -> list[str]:
+        return ["nsenter", "--target", str(self._switch), "--net", "--"]
+
     def _ip(self, *words: str) -> None:
-        command = ["nsenter", "--target", str(self._switch), "--net", "--", "ip", *words]
-        subprocess.run(command, check=True, capture_output=True, text=True)
+        subprocess.run([*self._there(), "ip", *words], check=True, capture_output=True, text=True)
 
     def _namespaces(self, name: str, script: str) -> Host:
         """A process in namespaces of its own, which ends when its standard input does: with us at the latest."""
@@ -323,7 +354,44 @@ def _remove_group(folder: pathlib.Path) -> None:
         time.sleep(0.1)
 
 
+def whole(interface: str) -> None:
+    """Have the kernel send frames of the interface's own size, with checksums, instead of leaving that to hardware."""
+    for command in (0x17, 0x19, 0x1F, 0x23, 0x2C):  # ETHTOOL_STXCSUM, SSG, STSO, SGSO, SGRO
+        value = ctypes.create_string_buffer(struct.pack("II", command, 0))
+        request = struct.pack("16sP", interface.encode(), ctypes.addressof(value))
+        with socket.socket() as any_socket, contextlib.suppress(OSError):
+            fcntl.ioctl(any_socket, 0x8946, request)  # SIOCETHTOOL
+
+
+def forward(first: str, second: str, seconds: float, loss: float) -> None:
+    """Pass every frame that arrives at one interface on to the other after so many seconds, but for a random share."""
+    raw = socket.AF_PACKET, socket.SOCK_RAW
+    with socket.socket(*raw) as one, socket.socket(*raw) as other:
+        for each, name in ((one, first), (other, second)):
+            each.bind((name, 3))  # ETH_P_ALL
+        print("ready", flush=True)
+        waiting = collections.deque[tuple[float, socket.socket, bytes]]()
+        while True:
+            left = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+            for each in select.select([one, other], [], [], left)[0]:
+                try:
+                    frame, (_, _, kind, *_) = each.recvfrom(2**16)
+                except OSError:  # the cable was pulled, which is said once
+                    continue
+                if kind != socket.PACKET_OUTGOING and random.random() >= loss:
+                    waiting.append((time.monotonic() + seconds, other if each is one else one, frame))
+            while waiting and waiting[0][0] <= time.monotonic():
+                _, to, frame = waiting.popleft()
+                with contextlib.suppress(OSError):  # the other end is down
+                    to.send(frame)
+
+
 def main() -> int:
+    if sys.argv[1:2] == ["whole"]:
+        whole(sys.argv[2])
+        return 0
+    if sys.argv[1:2] == ["forward"]:
+        forward(*sys.argv[2:4], *map(float, sys.argv[4:]))
     if reason := why_not():
         print(reason, file=sys.stderr)
         return 1
