@@ -14,16 +14,15 @@ import tempfile
 import time
 
 import numpy as np
-import pyarrow as pa
+from memory import write_part
 from training import PHOTOGRAPHS
 
 from ranksr import images, storage
 from ranksr.config import load_config
-from ranksr.data import local_copy, parts, sources
+from ranksr.data import local_copy, sources
 from ranksr.data.feed import PairFeed
 from ranksr.data.growing_copy import GrowingCopy
 from ranksr.data.labels import derive_labels
-from ranksr.stages import rank_dataset
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 METHODS = ("srresnet", "srgan", "esrgan", "hr")
@@ -53,7 +52,7 @@ def main() -> None:
 
 def write(folder: str, least_bytes: float) -> int:
     """Parts of random crops until they have so many bytes; how many they have."""
-    rng, schema, size, number = np.random.default_rng(0), rank_dataset.schema(("niqe",)), 0, 0
+    rng, size, number = np.random.default_rng(0), 0, 0
     photographs = [sources.read_photo(f"skimage:{name}") for name in PHOTOGRAPHS]
 
     def crop() -> bytes:
@@ -62,18 +61,7 @@ def write(folder: str, least_bytes: float) -> int:
         return images.encode_png(np.ascontiguousarray(image[y : y + PATCH_PX, x : x + PATCH_PX]))
 
     while size < least_bytes:
-        columns = {
-            "image_id": [f"image_{number:08d}"] * LOCATIONS,
-            "y": range(LOCATIONS),
-            "x": [0] * LOCATIONS,
-            "split": ["train"] * LOCATIONS,
-            "methods": [list(METHODS)] * LOCATIONS,
-            "pngs": [[crop() for _ in METHODS] for _ in range(LOCATIONS)],
-            "niqe": rng.uniform(3, 8, (LOCATIONS, len(METHODS))).tolist(),
-        }
-        columns = {name: columns.get(name, [None] * LOCATIONS) for name in schema.names}
-        table = parts.attach_summary(pa.table(columns, schema=schema), parts.Summary(1, [], {}))
-        storage.write_table(f"{folder}/part-image_{number:08d}.parquet", table)
+        write_part(folder, number, METHODS, [[crop() for _ in METHODS] for _ in range(LOCATIONS)], rng)
         number += 1
         size = sum(size for _, size in storage.list_files(folder))
     return size

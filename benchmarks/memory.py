@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,24 +54,31 @@ def main() -> None:
 
 def write(folder: str, num_rows: int, per_part: int, patch_px: int) -> int:
     """Parts whose rows differ in image_id and scores alone; their number."""
-    rng, schema = np.random.default_rng(0), rank_dataset.schema(("niqe",))
+    rng = np.random.default_rng(0)
     pngs = [images.encode_png(rng.integers(0, 256, (patch_px, patch_px, 3), np.uint8)) for _ in METHODS]
     for number, start in enumerate(range(0, num_rows, per_part)):
-        count = min(per_part, num_rows - start)
-        columns: dict[str, Any] = {
-            "image_id": [f"image_{number:08d}"] * count,
-            "y": range(count),
-            "x": [0] * count,
-            "split": ["train"] * count,
-            "methods": [list(METHODS)] * count,
-            "pngs": [pngs] * count,
-            "niqe": rng.uniform(3, 8, (count, len(METHODS))).tolist(),
-        }
-        columns = {name: columns.get(name, [None] * count) for name in schema.names}
-        summary = parts.Summary(1, [], {"grid": count, "flat": 0, "close": 0})
-        table = parts.attach_summary(pa.table(columns, schema=schema), summary)
-        storage.write_table(storage.join(folder, f"part-image_{number:08d}.parquet"), table)
+        write_part(folder, number, METHODS, [pngs] * min(per_part, num_rows - start), rng)
     return number + 1
+
+
+def write_part(
+    folder: str, number: int, methods: Sequence[str], pngs: Sequence[Sequence[bytes]], rng: np.random.Generator
+) -> None:
+    """A part of a rank dataset: the locations of one photograph, with these patches and random scores."""
+    schema, count = rank_dataset.schema(("niqe",)), len(pngs)
+    columns: dict[str, Any] = {
+        "image_id": [f"image_{number:08d}"] * count,
+        "y": range(count),
+        "x": [0] * count,
+        "split": ["train"] * count,
+        "methods": [list(methods)] * count,
+        "pngs": pngs,
+        "niqe": rng.uniform(3, 8, (count, len(methods))).tolist(),
+    }
+    columns = {name: columns.get(name, [None] * count) for name in schema.names}
+    summary = parts.Summary(1, [], {"grid": count, "flat": 0, "close": 0})
+    table = parts.attach_summary(pa.table(columns, schema=schema), summary)
+    storage.write_table(storage.join(folder, f"part-image_{number:08d}.parquet"), table)
 
 
 def in_own_process(measure: str, folder: str) -> dict[str, float]:

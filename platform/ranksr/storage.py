@@ -282,16 +282,22 @@ def read_table(path: str, columns: list[str] | None = None) -> pa.Table:
 
 
 def _read_one(path: str, columns: list[str] | None) -> pa.Table:
+    with open_parquet(path) as file:
+        return file.read(columns=columns)
+
+
+@contextlib.contextmanager
+def open_parquet(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
+    """One Parquet file, of which row groups and columns are read as they are asked for."""
     filesystem, inner = resolve(path)
     with answering(path), filesystem.open_input_file(inner) as stream:
-        return pyarrow.parquet.ParquetFile(stream).read(columns=columns)
+        yield pyarrow.parquet.ParquetFile(stream)
 
 
 def read_parquet_footer(path: str) -> pyarrow.parquet.FileMetaData:
     """Row count and metadata of a Parquet file, without its rows."""
-    filesystem, inner = resolve(path)
-    with answering(path), filesystem.open_input_file(inner) as stream:
-        return pyarrow.parquet.read_metadata(stream)
+    with open_parquet(path) as file:
+        return file.metadata
 
 
 def delete(path: str) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from ranksr import images, terminal
+from ranksr import images, storage, terminal
 from ranksr.data import growing_copy, local_copy
 from ranksr.data.labels import Patches
 from ranksr.data.local_copy import LocalCopy
@@ -103,7 +103,7 @@ def test_a_whole_copy_has_the_patches_of_its_split_and_no_parquet_file_is_opened
     patches.wait()
     assert patches._places[:-2].all()
     with monkeypatch.context() as gone:
-        gone.setattr(growing_copy, "_opened", None)
+        gone.setattr(storage, "open_parquet", None)
         stored = bytes(patches.stored(0, 0))
         assert stored.startswith(images.RAW if pixels == "raw" else b"\x89PNG")
         drawn = [bytes(patches.stored(place, 1)) for place in range(len(patches.table))]

@@ -26,7 +26,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.ipc
-import pyarrow.parquet
 
 from ranksr import storage, terminal
 from ranksr.data.pixels import with_raw_pixels
@@ -60,16 +59,13 @@ def write_rows(path: pathlib.Path, groups: Sequence[Sequence[Group]], split: str
     `groups`: of each Parquet file, in order; `raw`: whether pixels are copied, or PNGs.
     """
     kept, tables = list[Group](), list[pa.Table]()
-    for each, table in zip(groups, prefetch(_without_patches, [each[0].path for each in groups], 32), strict=True):
-        rows = table.filter(pyarrow.compute.equal(table["split"], split))
-        used, renumbered = np.unique(rows[PLACE[0]].to_numpy(), return_inverse=True)
-        places = [renumbered + len(kept), rows[PLACE[1]], _counted(renumbered)]
+    read = functools.partial(_without_patches, split=split)
+    for each, (table, group, row) in zip(groups, prefetch(read, [each[0].path for each in groups], 32), strict=True):
+        used, renumbered = np.unique(group, return_inverse=True)
+        places = (renumbered + len(kept), row, _counted(renumbered))
         kept += [each[number] for number in used]
-        for name, column in zip(PLACE, places, strict=True):
-            if name in rows.column_names:
-                rows = rows.drop_columns([name])
-            rows = rows.append_column(name, pa.array(np.asarray(column), pa.int32()))
-        tables.append(rows)
+        placed = dict(zip(PLACE, (pa.array(column, pa.int32()) for column in places), strict=True))
+        tables.append(pa.table({**dict(zip(table.column_names, table.columns, strict=True)), **placed}))
     about = {"split": split, "raw": raw, "groups": kept}
     whole = pa.concat_tables(tables).combine_chunks().replace_schema_metadata({"ranksr": json.dumps(about)})
     room = HIGHEST_RATIO * sum(group.stored_bytes for group in kept) + mmap.ALLOCATIONGRANULARITY
@@ -82,25 +78,20 @@ def write_rows(path: pathlib.Path, groups: Sequence[Sequence[Group]], split: str
         writer.write_table(whole)
 
 
-def _without_patches(path: str) -> pa.Table:
-    """The rows of a Parquet file but for their patches, with their row group and their row in it."""
-    with _opened(path) as file:
+def _without_patches(path: str, split: str) -> tuple[pa.Table, np.ndarray, np.ndarray]:
+    """The rows of a split in a Parquet file but for their patches, the row group of each, and its row in that."""
+    with storage.open_parquet(path) as file:
         table = file.read(columns=[name for name in file.schema_arrow.names if name != PATCHES])
         sizes = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
-    table = table.append_column(PLACE[0], pa.array(np.repeat(np.arange(len(sizes)), sizes)))
-    return table.append_column(PLACE[1], pa.array(np.concatenate([np.arange(0), *map(np.arange, sizes)])))
+    group = np.repeat(np.arange(len(sizes)), sizes)
+    chosen = pyarrow.compute.equal(table["split"], split)
+    mask = chosen.to_numpy()
+    return table.filter(chosen), group[mask], _counted(group)[mask]
 
 
 def _counted(groups: np.ndarray) -> np.ndarray:
     """How many of the same group came before, for each of ascending groups."""
     return np.arange(len(groups)) - np.searchsorted(groups, groups)
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[pyarrow.parquet.ParquetFile]:
-    filesystem, inner = storage.resolve(path)
-    with storage.answering(path), filesystem.open_input_file(inner) as stream:
-        yield pyarrow.parquet.ParquetFile(stream)
 
 
 class GrowingCopy:
@@ -146,7 +137,7 @@ class GrowingCopy:
     def _draw(self, group: int, row: int) -> list[pa.Buffer]:
         """The patches of a location that is not copied yet."""
         path, number, _ = self._groups[group]
-        with _opened(path) as file:
+        with storage.open_parquet(path) as file:
             pngs = file.read_row_group(number, [PATCHES])[PATCHES]
         return [pa.py_buffer(png) for png in pngs[row].as_py()]
 
@@ -179,7 +170,7 @@ class GrowingCopy:
 
     def _append(self, group: int) -> None:
         path, number, _ = self._groups[group]
-        with _opened(path) as file:
+        with storage.open_parquet(path) as file:
             table = file.read_row_group(number, ["split", PATCHES])
         table = table.filter(pyarrow.compute.equal(table["split"], self._split)).select([PATCHES])
         table = (with_raw_pixels(table) if self._raw else table).combine_chunks()

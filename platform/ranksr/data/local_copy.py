@@ -6,6 +6,7 @@ there is room its images are raw pixels: a PNG of 480 px takes 6 ms of one core 
 
 import contextlib
 import fcntl
+import functools
 import logging
 import pathlib
 import shutil
@@ -49,6 +50,7 @@ class LocalCopy:
         name = f"ranksr-{storage.digest_of(training)}"
         self.folder, self._pixels = pathlib.Path(tempfile.gettempdir()) / f"{name}-{start}", pixels
         self._growing = list[GrowingCopy]()
+        self._stored_bytes = functools.cache(_stored_bytes)  # a listing, for each thousand parts a request
         for abandoned in self.folder.parent.glob(f"{name}-*"):  # killed before `remove()`
             if abandoned != self.folder:
                 shutil.rmtree(abandoned, ignore_errors=True)
@@ -118,9 +120,6 @@ class LocalCopy:
             return self._pixels == "raw"
         return RAW_BYTES_PER_STORED * self._stored_bytes(source) <= shutil.disk_usage(self.folder).free / 2
 
-    def _stored_bytes(self, source: str) -> int:
-        return sum(size for name, size in storage.list_files(source) if name.endswith(".parquet"))
-
     def remove(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -128,6 +127,10 @@ class LocalCopy:
         """End what is still being copied: no patch is read any more."""
         for copy in self._growing:
             copy.close()
+
+
+def _stored_bytes(source: str) -> int:
+    return sum(size for name, size in storage.list_files(source) if name.endswith(".parquet"))
 
 
 def _label(source: str, split: str) -> str:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet
 
 from ranksr import storage
 from ranksr.config import RankerConfig
@@ -313,9 +312,7 @@ def _with_patches(scores: Scores, flip: Flip) -> Flip:
 
 def row_groups(path: str, columns: list[str], only_row: int | None = None) -> Iterator[tuple[int, pa.Table]]:
     """(number of its first row, the row group) of one Parquet file, one at a time; or only the one with `only_row`."""
-    filesystem, inner = storage.resolve(path)
-    with storage.answering(path), filesystem.open_input_file(inner) as stream:
-        file = pyarrow.parquet.ParquetFile(stream)
+    with storage.open_parquet(path) as file:
         first = 0
         for group in range(file.num_row_groups):
             num_rows = file.metadata.row_group(group).num_rows
